@@ -1,0 +1,1 @@
+"""Shipped models: folders with weights, tokenizer and model card."""

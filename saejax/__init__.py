@@ -1,0 +1,1 @@
+"""saejax: do two language models share a feature space?"""

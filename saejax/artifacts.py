@@ -1,0 +1,207 @@
+"""Run directories: every stage reads finished directories and writes one, described by its `manifest.json`.
+
+A directory belongs to one configuration for good. Opened again with the same configuration and the same inputs
+it resumes or is complete; with anything else it is refused and the difference is printed. Files appear under
+their final name only when they are whole: written beside it, flushed, renamed.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saejax.errors import InputError
+
+MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically and durably: a reader sees the old content or the new, never a part.
+
+    Args:
+        path: final name; its folder must exist.
+        data: the whole content.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, indented, keys in the order given; NaN and infinity are refused by `json`."""
+    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(content: Any) -> str:
+    """Return the hexadecimal SHA-256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def config_record(config: Any) -> dict[str, Any]:
+    """Turn a config dataclass into what a manifest keeps: every field but `out`, which is where it lies.
+
+    Args:
+        config: a frozen dataclass instance; nested dataclasses, tuples and paths are allowed.
+
+    Returns:
+        Plain JSON values.
+    """
+    record = dataclasses.asdict(config)
+    record.pop("out", None)
+    return json.loads(json.dumps(record, default=str))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One open run directory.
+
+    Attributes:
+        path: the directory.
+        resumed: whether it held an interrupted run of the same configuration.
+        complete: whether the run had already finished; then nothing is left to do.
+    """
+
+    path: Path
+    resumed: bool
+    complete: bool
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands on disk."""
+        return json.loads((self.path / MANIFEST).read_text())
+
+    def note(self, **facts: Any) -> None:
+        """Add facts that the run found out (row counts, hashes, results) to its manifest."""
+        manifest = self.manifest
+        manifest["facts"].update(facts)
+        write_json(self.path / MANIFEST, manifest)
+
+    def finish(self, **facts: Any) -> None:
+        """Add the last facts and mark the run complete, in one atomic write."""
+        manifest = self.manifest
+        manifest["facts"].update(facts)
+        manifest["status"] = "complete"
+        manifest["finished"] = _now()
+        write_json(self.path / MANIFEST, manifest)
+
+    def log(self, **metrics: Any) -> None:
+        """Append one line to the run's `metrics.jsonl`."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def rewind_log(self, step: int) -> None:
+        """Drop logged lines with a `step` beyond the one that a resumed run starts from."""
+        kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
+        write_bytes(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def begin(out: Path, kind: str, config: Any, inputs: Mapping[str, Any] | None = None) -> Run:
+    """Open a run directory for one configuration: new, resumed or already complete.
+
+    Args:
+        out: the directory; created when absent.
+        kind: what the run makes, for example `"activations"`.
+        config: the frozen config dataclass that is the run's identity.
+        inputs: provenance of what the run reads (names to fingerprints); part of its identity.
+
+    Returns:
+        The open run.
+
+    Raises:
+        InputError: the directory holds files of no run, another kind of run, or a run of another configuration.
+    """
+    identity = {"kind": kind, "config": config_record(config), "inputs": dict(inputs or {})}
+    identity = json.loads(json.dumps(identity, default=str))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; name a directory")
+    path = out / MANIFEST
+    if not path.exists():
+        held = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.exists() else []
+        if held:
+            raise InputError(f"--out {out} holds files of no saejax run ({held[0]}); name an empty directory")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**identity, "saejax": _version(), "created": _now(), "status": "running", "facts": {}})
+        return Run(out, resumed=False, complete=False)
+    manifest = read_manifest(out)
+    differences = list(_differences({key: manifest.get(key) for key in identity}, identity))
+    if differences:
+        raise InputError(f"--out {out} holds another run ({'; '.join(differences)}); name a new directory")
+    return Run(out, resumed=True, complete=manifest["status"] == "complete")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a run directory.
+
+    Raises:
+        InputError: the directory or its manifest is absent or not a manifest.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} holds no {MANIFEST}; name a directory that saejax wrote") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path / MANIFEST} is not JSON ({error}); make the run again") from None
+    if not isinstance(manifest, dict) or "kind" not in manifest or "status" not in manifest:
+        raise InputError(f"{path / MANIFEST} is not a saejax manifest; name a directory that saejax wrote")
+    return manifest
+
+
+def read_finished(path: Path, kind: str) -> dict[str, Any]:
+    """Read the manifest of a finished run of one kind.
+
+    Raises:
+        InputError: it is absent, of another kind, or not finished.
+    """
+    manifest = read_manifest(path)
+    if manifest["kind"] != kind:
+        raise InputError(f"{path} holds a run of kind {manifest['kind']!r} where {kind!r} is needed")
+    if manifest["status"] != "complete":
+        raise InputError(f"{path} holds an unfinished run; run its command again to finish it")
+    return manifest
+
+
+def run_fingerprint(path: Path) -> str:
+    """Identify a run by what it is and found, not by when: the hash of its manifest without the times."""
+    manifest = read_manifest(path)
+    return fingerprint({key: manifest[key] for key in ("kind", "config", "inputs", "facts")})
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a run's `metrics.jsonl`; a last line cut short by an interruption is left out."""
+    file = path / METRICS
+    if not file.exists():
+        return []
+    lines = file.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name.removeprefix('config.')} {old} there, {new} now"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("saejax")

@@ -1,0 +1,9 @@
+"""The one error a user is meant to read."""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: one line with the offender, its value and the remedy.
+
+    The command line prints the line and exits with 2; any other exception is a defect of ours and keeps
+    its traceback.
+    """

@@ -1,0 +1,31 @@
+"""Progress bars on stderr, silent when stderr is not a terminal."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """Show one stage's bar while the block runs.
+
+    Args:
+        title: what is being done, in a few words.
+        total: the number of units in the whole stage.
+        done: units finished before the block, for a resumed stage.
+
+    Yields:
+        `advance(units=1, note="")`: moves the bar and shows a short note (a loss, a rate) behind it.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[note]}"))  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="")
+
+        def advance(units: int = 1, note: str = "") -> None:
+            bar.update(task, advance=units, note=note)
+
+        yield advance
