@@ -8,11 +8,14 @@ their final name only when they are whole: written beside it, flushed, renamed.
 import dataclasses
 import datetime
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from saejax.errors import InputError
 
@@ -38,6 +41,27 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, keys in the order given; NaN and infinity are refused by `json`."""
     write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as one `.npz`, atomically."""
+    content = io.BytesIO()
+    np.savez(content, **{name: array for name, array in arrays.items()})
+    write_bytes(path, content.getvalue())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a run wrote.
+
+    Raises:
+        InputError: it is absent or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run the command that writes it again") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); run the command that writes it again") from None
 
 
 def file_sha256(path: Path) -> str:

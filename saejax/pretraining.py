@@ -22,7 +22,7 @@ from saejax.models.transformer import Transformer, TransformerConfig
 from saejax.rng import named_key
 from saejax.text.bigram import Bigram
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
-from saejax.text.tokens import Tokenizer, pack, train_bpe
+from saejax.text.tokens import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, pack, save_tokenizer, train_bpe
 
 KIND = "language_model"
 HELDOUT_ROWS = 1024
@@ -167,8 +167,10 @@ def _train_one(
     model = Transformer(architecture, nnx.Rngs(params=named_key(seed, "pretraining.init")))
 
     def save(path: Path, trained: Transformer) -> None:
+        path.mkdir(parents=True, exist_ok=True)
         weights.save(path, trained, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
-        tokenizer.save(path)
+        for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
+            artifacts.write_bytes(path / name, (folder / name).read_bytes())
 
     def snapshot(step: int, trained: Transformer) -> None:
         save(run.path / "snapshots" / f"step{step:06d}", trained)
@@ -209,9 +211,10 @@ def model_card(config: PretrainConfig, seed: int, facts: dict[str, Any]) -> str:
 
 def _trained_tokenizer(config: PretrainConfig) -> Path:
     folder = config.out / "tokenizer"
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / TOKENIZER_CONFIG_FILE).exists():
+        folder.mkdir(exist_ok=True)
         documents = read_documents(dataclasses.replace(config.corpus, split="train"))
-        train_bpe((document.text for document in documents), config.vocab_size).save(folder)
+        save_tokenizer(train_bpe((document.text for document in documents), config.vocab_size), folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 A name rather than a split order, so that adding a consumer of randomness never changes the draws of another.
 """
 
+import hashlib
 import zlib
 
 import jax
@@ -19,3 +20,17 @@ def named_key(seed: int, name: str) -> jax.Array:
         A typed JAX key: the root key folded with the CRC-32 of the name.
     """
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def named_seed(seed: int, name: str) -> int:
+    """Derive a 63-bit integer seed for one consumer that counts its own draws, such as a permutation null.
+
+    Args:
+        seed: root seed of the run.
+        name: the consumer, for example `"universality.sae"`.
+
+    Returns:
+        A non-negative integer below 2^63, from the BLAKE2b hash of both.
+    """
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,233 @@
+"""The experiment: is the geometry of paired SAE features more alike than chance, and more than raw neurons'?
+
+Two arms, paired the same way: the features of two SAEs with their decoder rows, and the raw neurons of the two
+models with the rows of the matrix that they write through. Each arm is held against random pairings of its own
+pairs. Arms have different numbers of pairs, and z grows with that number, so z is never compared between them as
+they stand: the larger arm is cut to random subsets of the smaller one's size, each with a null of its own.
+"""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from saejax import artifacts
+from saejax.errors import InputError
+from saejax.features.pairing import Pairing, correlation_pairs
+from saejax.features.sources import CodeSource, FeatureCodes, RawHook
+from saejax.nulls import NullResult, permutation_test
+from saejax.rng import named_key, named_seed
+
+KIND = "comparison"
+ARMS = ("sae", "raw")
+FEWEST_PAIRS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """What `saejax compare` holds against each other."""
+
+    x: Path
+    """Features run of the first model's SAE."""
+    y: Path
+    """Features run of the second model's SAE, over the same rows."""
+    x_raw: str
+    """Hook of the first store with its raw neurons, for example mlp_hidden.0."""
+    y_raw: str
+    """Hook of the second store with its raw neurons."""
+    out: Path
+    """Directory for the result."""
+    measures: tuple[str, ...] = ("svcca", "rsa")
+    """Measures of the paired decoder rows."""
+    method: Literal["mutual_best", "one_to_one"] = "mutual_best"
+    """How features are paired; only one-to-one pairings can be re-paired uniformly."""
+    minimum_correlation: float = 0.1
+    """Smallest activation correlation that a pair may have."""
+    permutations: int = 10_000
+    """Random pairings per arm and measure."""
+    subsamples: int = 20
+    """Random subsets of the larger arm, of the smaller arm's size."""
+    subsample_permutations: int = 500
+    """Random pairings per subset and measure."""
+    memory_gib: float = 2.0
+    """Memory that the correlations of all feature pairs may take, in GiB."""
+    seed: int = 0
+    """Root seed of the random pairings and subsets."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that leave no null."""
+        for name in ("permutations", "subsamples", "subsample_permutations"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} {getattr(self, name)} must be at least 2: a null needs a spread")
+        if not -1 <= self.minimum_correlation < 1:
+            raise InputError(f"minimum_correlation {self.minimum_correlation} must be at least -1 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One way of reading the two models.
+
+    Attributes:
+        name: `sae` or `raw`.
+        pairing: which feature of x goes with which of y, and how well.
+        x_rows: decoder rows of the paired features of x, `[n, d_model]`.
+        y_rows: those of y, `[n, d_model of y]`.
+    """
+
+    name: str
+    pairing: Pairing
+    x_rows: np.ndarray
+    y_rows: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.pairing.x_ids)
+
+
+def compare(config: CompareConfig) -> list[str]:
+    """Pair both arms, score them against random pairings, and compare them at one number of pairs.
+
+    Args:
+        config: the two features runs, their raw hooks, and the nulls' sizes.
+
+    Returns:
+        The lines of the result table and the path of the directory with `result.json`, `result.csv`, `draws.npz`
+        and the pairs of each arm.
+
+    Raises:
+        InputError: the runs do not fit together, or an arm has too few pairs.
+    """
+    sources = {
+        "sae": (FeatureCodes.open(config.x), FeatureCodes.open(config.y)),
+        "raw": (
+            RawHook.open(FeatureCodes.open(config.x).store, config.x_raw),
+            RawHook.open(FeatureCodes.open(config.y).store, config.y_raw),
+        ),
+    }
+    inputs = {"x": artifacts.run_fingerprint(config.x), "y": artifacts.run_fingerprint(config.y)}
+    run = artifacts.begin(config.out, KIND, config, inputs)
+    if not run.complete:
+        arms = [paired_arm(name, *sources[name], config) for name in ARMS]
+        rows, draws = score_arms(arms, config)
+        for arm in arms:
+            arrays = dataclasses.asdict(arm.pairing)
+            artifacts.write_npz(run.path / f"pairs_{arm.name}.npz", arrays)
+        artifacts.write_npz(run.path / "draws.npz", draws)
+        artifacts.write_json(run.path / "result.json", rows)
+        artifacts.write_bytes(run.path / "result.csv", to_csv(rows).encode())
+        run.finish(pairs={arm.name: len(arm) for arm in arms}, result_sha256=artifacts.fingerprint(rows))
+    return [*table(artifacts.read_json(run.path / "result.json")), str(run.path)]
+
+
+def paired_arm(name: str, x: CodeSource, y: CodeSource, config: CompareConfig) -> Arm:
+    """Pair the features of two sources and gather their decoder rows.
+
+    Raises:
+        InputError: fewer than `FEWEST_PAIRS` pairs reach the minimum correlation.
+    """
+    pairing = correlation_pairs(
+        x, y, method=config.method, minimum_correlation=config.minimum_correlation, memory_gib=config.memory_gib
+    )
+    if len(pairing.x_ids) < FEWEST_PAIRS:
+        raise InputError(
+            f"the {name} arm has {len(pairing.x_ids)} pairs with correlation {config.minimum_correlation} or more; "
+            f"lower minimum_correlation or read more tokens, {FEWEST_PAIRS} pairs are needed"
+        )
+    return Arm(name, pairing, x.decoder_rows()[pairing.x_ids], y.decoder_rows()[pairing.y_ids])
+
+
+def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Hold every arm against random pairings: all its pairs, then the larger arms at the smallest one's size.
+
+    Args:
+        arms: the arms, each with its pairs.
+        config: measures, sizes and seed.
+
+    Returns:
+        One row per arm, number of pairs and measure, as `result.json` keeps them; and the null draws by
+        `<arm>/<measure>`, with `<arm>/<measure>/subset_z` for the subsets.
+    """
+    rows, draws = [], {}
+    for arm in arms:
+        seed = named_seed(config.seed, f"universality.{arm.name}")
+        for result in _null(arm, np.arange(len(arm)), config.measures, config.permutations, seed):
+            rows.append({"arm": arm.name, "pairs": "all", **result.record()})
+            draws[f"{arm.name}/{result.measure}"] = result.draws
+    smallest = min(map(len, arms))
+    for arm in arms:
+        if len(arm) == smallest:
+            continue
+        subsets = [_subset_null(arm, smallest, index, config) for index in range(config.subsamples)]
+        for results in zip(*subsets, strict=True):
+            rows.append(_summary(arm, list(results)))
+            draws[f"{arm.name}/{results[0].measure}/subset_z"] = np.array([result.z for result in results])
+    return rows, draws
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the lines of the small result table."""
+    header = ("arm", "pairs", "n", "measure", "paired", "null mean", "null SD", "z", "p")
+    cells = [header, *(_cells(row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of a result as CSV, one column per key."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plan(config: CompareConfig) -> dict[str, str]:
+    """Return what a comparison would cost, without running it."""
+    scored = (len(ARMS) * config.permutations + config.subsamples * config.subsample_permutations)
+    return {
+        "random pairings": f"{scored * len(config.measures):,} over {len(config.measures)} measures",
+        "smallest p": f"{1 / (config.permutations + 1):.2g} for all pairs, "
+        f"{1 / (config.subsample_permutations + 1):.2g} in a subset",
+        "memory": f"{config.memory_gib} GiB for correlations at most",
+    }
+
+
+def _null(
+    arm: Arm, chosen: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int
+) -> list[NullResult]:
+    return permutation_test(
+        arm.x_rows[chosen], arm.y_rows[chosen], measures=list(measures), scheme="uniform",
+        permutations=permutations, seed=seed, x_ids=arm.pairing.x_ids[chosen], y_ids=arm.pairing.y_ids[chosen],
+    )  # fmt: skip
+
+
+def _subset_null(arm: Arm, size: int, index: int, config: CompareConfig) -> list[NullResult]:
+    name = f"universality.{arm.name}.subset.{index}"
+    chosen = np.sort(np.asarray(jax.random.choice(named_key(config.seed, name), len(arm), (size,), replace=False)))
+    return _null(arm, chosen, config.measures, config.subsample_permutations, named_seed(config.seed, name))
+
+
+def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
+    """Return one row for all subsets of an arm: means over subsets, the median p, and the spread of z."""
+    def mean(field: str) -> float:
+        return float(np.mean([getattr(result, field) for result in results]))
+
+    first = results[0]
+    low, high = np.percentile([result.z for result in results], [5, 95])
+    return {
+        "arm": arm.name, "pairs": f"{len(results)} subsets", "measure": first.measure, "n": first.n,
+        "observed": mean("observed"), "null_mean": mean("null_mean"), "null_sd": mean("null_sd"), "z": mean("z"),
+        "z_low": float(low), "z_high": float(high),
+        "p_value": float(np.median([result.p_value for result in results])),
+        "permutations": first.permutations, "scheme": first.scheme, "tail": first.tail, "method": first.method,
+    }  # fmt: skip
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    numbers = (f"{row[key]:.4f}" for key in ("observed", "null_mean", "null_sd"))
+    return (row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, f"{row['z']:.1f}",
+            f"{row['p_value']:.2g}")  # fmt: skip
