@@ -1,0 +1,177 @@
+"""Documents from files: .txt (a document a file), .jsonl, .jsonl.gz, .jsonl.xz and .parquet (a document a row).
+
+A document is named by its `id` field, else by its file (relative to the folder asked for) and line or row. A
+document that cannot be used ends the reading with its place: a corpus with a hole is the user's to mend, since a
+silently shorter one would change every number downstream.
+"""
+
+import contextlib
+import glob
+import gzip
+import itertools
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from saejax.errors import InputError
+from saejax.text.document import Document
+
+PARQUET_BATCH_ROWS = 1024
+
+
+def find(source: str) -> tuple[Path, list[Path]]:
+    """Find the corpus files that a path or a glob names.
+
+    A folder gives every file in or below it with a known ending, hidden ones left out; a glob must match files
+    with known endings only.
+
+    Args:
+        source: a file, a folder or a glob (`**` goes through folders).
+
+    Returns:
+        The folder against which files are named, and the files sorted by name.
+
+    Raises:
+        InputError: nothing matches, or a file has an ending that cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        root = path
+        below = (p for p in path.rglob("*") if p.is_file() and _reader(p) is not None)
+        paths = sorted(p for p in below if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    elif path.is_file():
+        root, paths = path.parent, [path]
+    else:
+        root = _fixed_part(path)
+        paths = sorted(p for p in map(Path, glob.glob(source, recursive=True)) if p.is_file())
+    endings = ", ".join(_READERS)
+    if not paths:
+        raise InputError(f"corpus {source} matches no file ({endings}); check the path")
+    unreadable = [p for p in paths if _reader(p) is None]
+    if unreadable:
+        raise InputError(f"corpus file {unreadable[0]} is none of {endings}; convert it or narrow the source")
+    return root, paths
+
+
+def read(path: Path, root: Path, text_field: str) -> Iterator[Document]:
+    """Read one file's documents in order.
+
+    Args:
+        path: the file.
+        root: folder against which the file is named in document ids.
+        text_field: field or column that holds the text.
+
+    Yields:
+        The documents.
+
+    Raises:
+        InputError: the file is damaged, or a document is empty or lacks the field; names file and line or row.
+    """
+    reader = _reader(path)
+    if reader is None:
+        raise InputError(f"corpus file {path} is none of {', '.join(_READERS)}; convert it")
+    return reader(path, path.relative_to(root).as_posix(), text_field)
+
+
+def document_of(record: Any, text_field: str, where: str, name: str, source: str) -> Document:
+    """Make a document of one record of a file or a data set.
+
+    Args:
+        record: field names to values.
+        text_field: field that holds the text.
+        where: the record's place, for messages.
+        name: the document's id where the record has no `id`.
+        source: the document's source where the record has no `source`.
+
+    Returns:
+        The document.
+
+    Raises:
+        InputError: the record has no such field, or it holds no text.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"{where} is not a JSON object; give one object with a field {text_field!r} a line")
+    if text_field not in record:
+        fields = ", ".join(map(repr, record)) or "none"
+        raise InputError(f"{where} has no field {text_field!r} (fields: {fields}); name the text with text_field")
+    text = record[text_field]
+    if not isinstance(text, str):
+        raise InputError(f"{where} field {text_field!r} is {type(text).__name__}, not text; name another text_field")
+    if not text or text.isspace():
+        raise InputError(f"{where} is an empty document; remove it")
+    identity, title = str(record.get("id", name)), str(record.get("title", ""))
+    try:
+        (identity + text).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} holds a broken character ({error.reason}); repair its encoding") from None
+    return Document(identity, str(record.get("source", source)), title, text)
+
+
+def _read_text(path: Path, name: str, text_field: str) -> Iterator[Document]:
+    with _damage_named(path):
+        text = path.read_text(encoding="utf-8")
+    yield document_of({text_field: text, "title": path.stem}, text_field, str(path), name, name)
+
+
+def _read_lines(path: Path, name: str, text_field: str) -> Iterator[Document]:
+    opener: Callable[..., IO[str]] = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with _damage_named(path), opener(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path} line {number}"
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where} is not JSON ({error.msg}); give one object a line") from None
+            yield document_of(record, text_field, where, f"{name}:{number}", name)
+
+
+def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(f'{path} needs pyarrow to be read; run pip install "saejax[pandas]"') from None
+    try:
+        table = pyarrow.parquet.ParquetFile(path)
+        columns = [c for c in (text_field, "id", "title", "source") if c in table.schema_arrow.names]
+        rows = (
+            row
+            for batch in table.iter_batches(PARQUET_BATCH_ROWS, columns=columns or None)
+            for row in batch.to_pylist()
+        )
+        for number, row in enumerate(rows):
+            yield document_of(row, text_field, f"{path} row {number}", f"{name}:{number}", name)
+    except pyarrow.ArrowException as error:
+        raise InputError(f"{path} is damaged ({error}); make it again") from None
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason}); convert it") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); make it again") from None
+
+
+_READERS: dict[str, Callable[[Path, str, str], Iterator[Document]]] = {
+    ".txt": _read_text,
+    ".jsonl": _read_lines,
+    ".jsonl.gz": _read_lines,
+    ".jsonl.xz": _read_lines,
+    ".parquet": _read_parquet,
+}
+
+
+def _reader(path: Path) -> Callable[[Path, str, str], Iterator[Document]] | None:
+    return next((reader for ending, reader in _READERS.items() if path.name.endswith(ending)), None)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Return the folder in front of a glob's first wildcard."""
+    parts = list(itertools.takewhile(lambda part: glob.escape(part) == part, pattern.parts[:-1]))
+    return Path(*parts)
