@@ -1,0 +1,126 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saejax import artifacts
+from saejax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    steps: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    out: Path
+    rate: float = 0.1
+    hooks: tuple[str, ...] = ("a", "b")
+    inner: Inner = Inner()
+    store: Path = Path("s")
+
+
+def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = artifacts.begin(out, "sae", Config(out))
+    assert (run.resumed, run.complete) == (False, False)
+    run.note(rows=7)
+    run = artifacts.begin(out, "sae", Config(out))
+    assert (run.resumed, run.complete) == (True, False)
+    with pytest.raises(InputError, match="unfinished run"):
+        artifacts.read_finished(out, "sae")
+    run.finish(loss=0.5)
+    assert artifacts.begin(out, "sae", Config(out)).complete
+    assert artifacts.read_finished(out, "sae")["facts"] == {"rows": 7, "loss": 0.5}
+
+
+def test_where_a_run_lies_is_not_what_it_is(tmp_path: Path) -> None:
+    artifacts.begin(tmp_path / "a", "sae", Config(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert artifacts.begin(tmp_path / "b", "sae", Config(tmp_path / "b")).resumed
+
+
+def test_another_config_is_refused_with_every_difference(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    artifacts.begin(out, "sae", Config(out), {"store": "abc"})
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(InputError) as error:
+        artifacts.begin(out, "sae", Config(out, rate=0.2, inner=Inner(4)), {"store": "xyz"})
+    message = str(error.value)
+    for part in ("rate 0.1 there, 0.2 now", "inner.steps 3 there, 4 now", "store abc there, xyz now"):
+        assert part in message
+    assert "\n" not in message
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    artifacts.begin(out, "sae", Config(out)).finish()
+    with pytest.raises(InputError, match="kind sae there, features now"):
+        artifacts.begin(out, "features", Config(out))
+    with pytest.raises(InputError, match="'sae' where 'features' is needed"):
+        artifacts.read_finished(out, "features")
+
+
+def test_a_directory_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        artifacts.begin(tmp_path, "sae", Config(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_as_out_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        artifacts.begin(file, "sae", Config(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is not JSON"), ("[]", "not a saejax manifest"), (None, "holds no manifest")]
+)
+def test_a_directory_that_is_no_run_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        artifacts.read_manifest(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    artifacts.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        artifacts.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_the_fingerprint_ignores_times_but_not_facts(tmp_path: Path) -> None:
+    prints = []
+    for name, loss in (("a", 1), ("b", 1), ("c", 2)):
+        artifacts.begin(tmp_path / name, "sae", Config(tmp_path / name)).finish(loss=loss)
+        manifest = artifacts.read_manifest(tmp_path / name)
+        artifacts.write_json(tmp_path / name / "manifest.json", {**manifest, "created": f"then {name}"})
+        prints.append(artifacts.run_fingerprint(tmp_path / name))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_rewound_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    run = artifacts.begin(tmp_path / "r", "sae", Config(tmp_path / "r"))
+    for step in (10, 20, 30):
+        run.log(step=step)
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4')
+    run.rewind_log(20)
+    run.log(step=21)
+    assert [line["step"] for line in artifacts.read_metrics(run.path)] == [10, 20, 21]
+
+
+def test_npz_arrays_come_back(tmp_path: Path) -> None:
+    arrays = {"a/b": np.arange(3), "c": np.eye(2)}
+    artifacts.write_npz(tmp_path / "x.npz", arrays)
+    with np.load(tmp_path / "x.npz") as loaded:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(loaded[name], array)
