@@ -1,7 +1,5 @@
 """Builds the embedded corpus: `python scripts/build_corpus.py --sources FOLDER --out FILE`."""
 
-from pathlib import Path
-
 import tyro
 
 from saejax.text.curation import curate

@@ -25,10 +25,10 @@ class CorpusConfig:
     """Which documents to read."""
 
     source: str = "embedded"
-    """"embedded" for the corpus that ships with saejax; "hf:NAME" or "hf:NAME:CONFIG" for a Hugging Face data set;
-    else a file, folder or glob of .txt, .jsonl, .jsonl.gz or .parquet files."""
+    """Where documents come from: "embedded" (what ships with saejax), "hf:NAME" or "hf:NAME:CONFIG"
+    (a Hugging Face data set), or a file, folder or glob (.txt, .jsonl, .jsonl.gz, .parquet)."""
     split: Split = "all"
-    """Part of the documents: "train" (95 %), "heldout" (5 %), told apart by a hash of the document id, or "all"."""
+    """Part of the documents: "train" (95 %) or "heldout" (5 %), told apart by their ids, or "all"."""
     documents: int | None = None
     """Number of documents of that part to read at most; all when not given."""
     text_field: str = "text"
@@ -57,7 +57,8 @@ def read_documents(config: CorpusConfig) -> Iterator[Document]:
         it is returned.
 
     Raises:
-        InputError: nothing matches the source or the split, or (while iterating) a document is empty or unreadable.
+        InputError: nothing matches the source or the split, or (while iterating) a document is empty or
+            unreadable.
     """
     if config.source.startswith("hf:"):
         found = hub.read(config.source, config.text_field)
@@ -77,8 +78,8 @@ def corpus_record(config: CorpusConfig) -> dict[str, Any]:
         config: which documents.
 
     Returns:
-        `source`, `split`, `documents`, `text_field`, and `files` (name, bytes, sha256) or, for a data set on the
-        hub, `revision`.
+        `source`, `split`, `documents`, `text_field`, and `files` (name, bytes, sha256) or, for a data set on
+        the hub, `revision`.
 
     Raises:
         InputError: as `read_documents`.
@@ -105,10 +106,11 @@ def _files(source: str) -> tuple[Path, list[Path]]:
 
 
 def _chosen(config: CorpusConfig, documents: Iterator[Document]) -> Iterator[Document]:
-    chosen = (d for d in documents if config.split == "all" or is_heldout(d.id) == (config.split == "heldout"))
+    heldout = config.split == "heldout"
+    chosen = (d for d in documents if config.split == "all" or is_heldout(d.id) == heldout)
     count = 0
     for document in itertools.islice(chosen, config.documents):
         yield document
         count += 1
     if count == 0:
-        raise InputError(f"corpus {config.source} has no document in split {config.split!r}; ask for another split")
+        raise InputError(f"corpus {config.source} has no document of split {config.split}; ask for another")

@@ -1,8 +1,8 @@
-"""Documents from files: .txt (a document a file), .jsonl, .jsonl.gz, .jsonl.xz and .parquet (a document a row).
+"""Documents from files: .txt (a document each), .jsonl, .jsonl.gz, .jsonl.xz and .parquet (a document a row).
 
 A document is named by its `id` field, else by its file (relative to the folder asked for) and line or row. A
-document that cannot be used ends the reading with its place: a corpus with a hole is the user's to mend, since a
-silently shorter one would change every number downstream.
+document that cannot be used ends the reading with its place: a corpus with a hole is the user's to mend,
+since a silently shorter one would change every number downstream.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ PARQUET_BATCH_ROWS = 1024
 def find(source: str) -> tuple[Path, list[Path]]:
     """Find the corpus files that a path or a glob names.
 
-    A folder gives every file in or below it with a known ending, hidden ones left out; a glob must match files
-    with known endings only.
+    A folder gives every file in or below it with a known ending, hidden ones left out; a glob must match only
+    files with known endings.
 
     Args:
         source: a file, a folder or a glob (`**` goes through folders).
@@ -41,7 +41,7 @@ def find(source: str) -> tuple[Path, list[Path]]:
     if path.is_dir():
         root = path
         below = (p for p in path.rglob("*") if p.is_file() and _reader(p) is not None)
-        paths = sorted(p for p in below if not any(part.startswith(".") for part in p.relative_to(root).parts))
+        paths = sorted(p for p in below if not any(s.startswith(".") for s in p.relative_to(root).parts))
     elif path.is_file():
         root, paths = path.parent, [path]
     else:
@@ -68,7 +68,7 @@ def read(path: Path, root: Path, text_field: str) -> Iterator[Document]:
         The documents.
 
     Raises:
-        InputError: the file is damaged, or a document is empty or lacks the field; names file and line or row.
+        InputError: the file is damaged, or a document is empty or lacks the field; it names file and line.
     """
     reader = _reader(path)
     if reader is None:
@@ -96,10 +96,11 @@ def document_of(record: Any, text_field: str, where: str, name: str, source: str
         raise InputError(f"{where} is not a JSON object; give one object with a field {text_field!r} a line")
     if text_field not in record:
         fields = ", ".join(map(repr, record)) or "none"
-        raise InputError(f"{where} has no field {text_field!r} (fields: {fields}); name the text with text_field")
+        raise InputError(f"{where} has no field {text_field!r} (fields: {fields}); choose another text_field")
     text = record[text_field]
     if not isinstance(text, str):
-        raise InputError(f"{where} field {text_field!r} is {type(text).__name__}, not text; name another text_field")
+        kind = type(text).__name__
+        raise InputError(f"{where} field {text_field!r} is {kind}, not text; choose another text_field")
     if not text or text.isspace():
         raise InputError(f"{where} is an empty document; remove it")
     identity, title = str(record.get("id", name)), str(record.get("title", ""))

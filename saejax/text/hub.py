@@ -18,17 +18,17 @@ def read(source: str, text_field: str) -> Iterator[Document]:
         An iterator of documents; a row without an `id` column is named `NAME:ROW`.
 
     Raises:
-        InputError: the extra is missing, the hub has no such data set, or (while iterating) a row holds no text.
+        InputError: the extra is missing, there is no such data set, or (while iterating) a row holds no text.
     """
     try:
-        import datasets
+        import datasets  # pyright: ignore[reportMissingImports] (an extra)
     except ImportError:
         raise InputError(f'{source} needs datasets to be read; run pip install "saejax[hub]"') from None
     name, config = _parts(source)
     try:
         rows = datasets.load_dataset(name, config, split="train", streaming=True)
     except (OSError, ValueError) as error:
-        raise InputError(f"{source} cannot be opened ({_first_line(error)}); check its name and config") from None
+        raise InputError(f"{source} cannot be opened ({_first_line(error)}); check its name") from None
     return (
         document_of(dict(row), text_field, f"{source} row {number}", f"{name}:{number}", name)
         for number, row in enumerate(rows)

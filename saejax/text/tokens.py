@@ -1,9 +1,9 @@
 """Tokenizers, and packed rows of tokens that keep each token's place in its document.
 
-Documents are laid end to end and cut into rows of fixed length, so that no position is spent on padding; a row
-says which document each token is of, and a model that masks by `segment` lets no token see another document.
-Documents are encoded in groups and all bookkeeping is array arithmetic over a group, which costs less than the
-encoding itself.
+Documents are laid end to end and cut into rows of fixed length, so that no position is spent on padding; a
+row says which document each token is of, and a model that masks by `segment` lets no token see another
+document. Documents are encoded in groups, and all bookkeeping is array arithmetic over a group, which costs
+less than the encoding itself.
 """
 
 import json
@@ -27,7 +27,7 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 BOS = "<|bos|>"
 EOS = "<|eos|>"
 GROUP_CHARACTERS = 1_000_000
-"""Characters of the documents that are encoded together: what `pack` holds in memory, unless one is longer."""
+"""Characters of the documents that are encoded together: `pack` holds no more, unless one is longer."""
 
 Rows = Int32[np.ndarray, "batch position"]
 
@@ -43,7 +43,7 @@ class Tokenizer:
         sha256: hash of `tokenizer.json`; equal hashes mean equal token ids.
     """
 
-    def __init__(self, backend: "tokenizers.Tokenizer", bos: str | None, eos: str | None, sha256: str) -> None:
+    def __init__(self, backend: "tokenizers.Tokenizer", bos: str | None, eos: str | None, sha256: str):
         """Wrap a `tokenizers.Tokenizer`; `Tokenizer.load` is the way from a folder."""
         backend.no_truncation()
         backend.no_padding()
@@ -87,13 +87,11 @@ class Tokenizer:
             texts: the texts.
 
         Returns:
-            For each text its token ids, and the span `[start, end)` of each token in characters of the text. A
-            character whose bytes are split over several tokens lies in the span of each.
+            For each text its token ids, and the span `[start, end)` of each token in characters of the text.
+            A character whose bytes are split over several tokens lies in the span of each.
         """
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
-        return [
-            (np.array(e.ids, dtype=np.int32), np.array(e.offsets, dtype=np.int32).reshape(-1, 2)) for e in encodings
-        ]
+        return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn token ids back into text, special tokens shown as they are written."""
@@ -204,7 +202,7 @@ def _stream(
 
 
 def _rows(stream: Int32[np.ndarray, "field token"], context: int, batch: int) -> Iterator[PackedBatch]:
-    fields = dict(zip(_STREAM, stream.reshape(len(_STREAM), -1, context), strict=True))
+    fields: dict[str, np.ndarray] = dict(zip(_STREAM, stream.reshape(len(_STREAM), -1, context), strict=True))
     document = fields["document"]
     begins = np.zeros(document.shape, bool)
     begins[:, 1:] = document[:, 1:] != document[:, :-1]
@@ -221,8 +219,8 @@ def _rows(stream: Int32[np.ndarray, "field token"], context: int, batch: int) ->
 def train_bpe(texts: Iterator[str], vocab_size: int) -> "tokenizers.Tokenizer":
     """Train a byte-level BPE tokenizer, split like GPT-2's, with the special tokens `BOS` and `EOS`.
 
-    Byte-level, so that any text can be encoded and no token is unknown; token spans keep their leading space, so
-    that a document's spans tile it.
+    Byte-level, so that any text can be encoded and no token is unknown; token spans keep their leading space,
+    so that a document's spans tile it.
 
     Args:
         texts: training texts.
@@ -232,13 +230,13 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> "tokenizers.Tokenizer":
         The tokenizer; `save_tokenizer` writes it.
 
     Raises:
-        InputError: `vocab_size` has no room for bytes and special tokens, or the texts do not give so many tokens.
+        InputError: `vocab_size` has no room for bytes and special tokens, or the texts do not fill it.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
     if vocab_size < 258:
-        raise InputError(f"vocab size {vocab_size} is below 258, the 256 bytes and 2 special tokens; raise it")
+        raise InputError(f"vocab_size {vocab_size} is below 258 (256 bytes, 2 special tokens); raise it")
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -250,8 +248,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> "tokenizers.Tokenizer":
     backend.train_from_iterator(texts, trainer)
     if backend.get_vocab_size() < vocab_size:
         raise InputError(
-            f"the texts give {backend.get_vocab_size()} tokens where {vocab_size} were asked for; "
-            "give more text or a smaller vocab size"
+            f"vocab_size {vocab_size} is above the {backend.get_vocab_size()} tokens that the texts give; "
+            "lower it or give more text"
         )
     return backend
 
