@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
+import tyro
+
 from saejax.errors import InputError
 
 Config = TypeVar("Config")
@@ -52,7 +54,7 @@ VERBS = {
 class Plannable(Generic[Config]):
     """A verb whose cost can be asked for first."""
 
-    config: Config
+    config: Annotated[Config, tyro.conf.arg(name="")]
     dry_run: bool = False
     """Print what the run would cost (rows, bytes, minutes, memory, smallest p) and write nothing."""
 
@@ -107,10 +109,8 @@ def parse(config: type[Config], words: list[str], program: str, plannable: bool 
     Returns:
         The config, and whether only its plan is wanted.
     """
-    import tyro
-
-    flat: Any = Annotated[Plannable[config] if plannable else config, tyro.conf.OmitArgPrefixes]
-    parsed = tyro.cli(flat, args=words, prog=program)
+    wanted: Any = Plannable[config] if plannable else config
+    parsed = tyro.cli(wanted, args=words, prog=program)
     return (parsed.config, parsed.dry_run) if plannable else (parsed, False)
 
 

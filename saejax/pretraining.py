@@ -17,7 +17,7 @@ from flax import nnx
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.models import weights
-from saejax.models.train import Schedule, TokenBatch, mean_loss, train
+from saejax.models.train import Schedule, TokenBatch, mean_loss, step_seconds, train
 from saejax.models.transformer import Transformer, TransformerConfig
 from saejax.rng import named_key
 from saejax.text.bigram import Bigram
@@ -119,13 +119,8 @@ class PackedRows:
     def batch_at(self, step: int, batch: int) -> TokenBatch:
         """Return the rows of one step: each epoch takes every row once, in an order of its own."""
         wanted = np.arange(step * batch, (step + 1) * batch)
-        rows = [self._order(at // len(self))[at % len(self)] for at in wanted]
+        rows = [_epoch_order(self.data_seed, at // len(self), len(self))[at % len(self)] for at in wanted.tolist()]
         return TokenBatch(*(column[rows] for column in self.rows))
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - one instance per run; two epochs meet in one batch at most
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.asarray(jax.random.permutation(named_key(self.data_seed, f"pretraining.{epoch}"), len(self)))
-
 
 def pretrain(config: PretrainConfig) -> list[Path]:
     """Train the models of a config, each in a run directory that transformers can load.
@@ -157,6 +152,30 @@ def pretrain(config: PretrainConfig) -> list[Path]:
         if not run.complete:
             _train_one(config, seed, run, tokenizer, folder, train_rows, held_rows, baseline)
     return [run.path for _, run in runs]
+
+
+def plan(config: PretrainConfig) -> dict[str, str]:
+    """Return what a pretraining would cost, from a few timed steps on made-up tokens; nothing is written.
+
+    Args:
+        config: the run that is planned.
+
+    Returns:
+        Steps, tokens, parameters, minutes and memory, in words.
+    """
+    model = Transformer(config.transformer(config.vocab_size), nnx.Rngs(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+    steps = config.schedule().steps
+    seconds = step_seconds(model, config.schedule(), (config.batch, config.context))
+    logits = config.batch * config.context * config.vocab_size
+    return {
+        "models": f"{len(config.seeds)} of {parameters:,} parameters",
+        "steps": f"{steps:,} of {config.batch} rows of {config.context} tokens",
+        "tokens": f"{steps * config.batch * config.context:,} per model",
+        "minutes": f"{len(config.seeds) * steps * seconds / 60:.1f} at {seconds * 1000:.0f} ms a step",
+        "memory": f"{(16 * parameters + 12 * logits) / 2**30:.2f} GiB and 12 bytes per token of the corpus",
+        "disk": f"{(1 + config.snapshots) * 2 * parameters / 2**20:.0f} MiB per model",
+    }
 
 
 def _train_one(
@@ -226,6 +245,11 @@ def _packed(corpus: CorpusConfig, tokenizer: Tokenizer, config: PretrainConfig) 
     rows = TokenBatch(*(np.concatenate(column) for column in columns))
     full = (rows.segment > 0).any(axis=1)
     return PackedRows(TokenBatch(*(column[full] for column in rows)), config.data_seed)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(data_seed: int, epoch: int, rows: int) -> np.ndarray:
+    return np.asarray(jax.random.permutation(named_key(data_seed, f"pretraining.{epoch}"), rows))
 
 
 def _held_batches(rows: PackedRows, batch: int) -> list[TokenBatch]:

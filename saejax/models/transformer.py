@@ -189,7 +189,7 @@ class Transformer(nnx.Module):
         self.config = config
         shape = (config.vocab_size, config.d_model)
         self.embed = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
-        self.blocks = nnx.vmap(Block, in_axes=(None, 0))(config, rngs.fork(split=config.n_layers))
+        self.blocks = nnx.vmap(Block, in_axes=(None, 0))(config, rngs.split(config.n_layers))
         self.final_norm = nnx.Param(jnp.ones(config.d_model))
         if not config.tie_embeddings:
             self.unembed = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape[::-1]))
