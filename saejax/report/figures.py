@@ -75,7 +75,7 @@ def matched_effects(rows: list[dict[str, Any]], draws: dict[str, np.ndarray]) ->
 
 
 def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: str, unit: str) -> Figure:
-    """Draw one logged quantity of each SAE over the rows that it was trained on.
+    """Draw one logged quantity of each SAE over its training.
 
     Args:
         curves: lines of each SAE's `metrics.jsonl`, by the SAE's name.
@@ -88,12 +88,12 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
     """
     data = [
         {
-            "type": "scatter", "mode": "lines", "name": name, "x": [line["rows"] for line in lines],
+            "type": "scatter", "mode": "lines", "name": name, "x": [line["step"] for line in lines],
             "y": [line[key] for line in lines], "line": {"color": colour, "width": 2},
         }
         for (name, lines), colour in zip(curves.items(), SIDE_COLOURS, strict=True)
     ]  # fmt: skip
-    return {"data": data, "layout": {**_layout(title, "rows trained on", unit), "showlegend": True}}
+    return {"data": data, "layout": {**_layout(title, "step", unit), "showlegend": True}}
 
 
 def _layout(title: str, x: str, y: str) -> dict[str, Any]:
