@@ -9,6 +9,7 @@ they stand: the larger arm is cut to random subsets of the smaller one's size, e
 import csv
 import dataclasses
 import io
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +120,10 @@ def compare(config: CompareConfig) -> list[str]:
         artifacts.write_npz(run.path / "draws.npz", draws)
         artifacts.write_json(run.path / "result.json", rows)
         artifacts.write_bytes(run.path / "result.csv", to_csv(rows).encode())
-        run.finish(pairs={arm.name: len(arm) for arm in arms}, result_sha256=artifacts.fingerprint(rows))
+        run.finish(
+            x=os.path.relpath(config.x, run.path), y=os.path.relpath(config.y, run.path),
+            pairs={arm.name: len(arm) for arm in arms}, result_sha256=artifacts.fingerprint(rows),
+        )  # fmt: skip
     return [*table(artifacts.read_json(run.path / "result.json")), str(run.path)]
 
 
@@ -164,7 +168,7 @@ def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, A
         subsets = [_subset_null(arm, smallest, index, config) for index in range(config.subsamples)]
         for results in zip(*subsets, strict=True):
             rows.append(_summary(arm, list(results)))
-            draws[f"{arm.name}/{results[0].measure}/subset_z"] = np.array([result.z for result in results])
+            draws[f"{arm.name}/{results[0].measure}/subset_z"] = np.array([result.z for result in results], float)
     return rows, draws
 
 
@@ -213,15 +217,19 @@ def _subset_null(arm: Arm, size: int, index: int, config: CompareConfig) -> list
 
 def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
     """Return one row for all subsets of an arm: means over subsets, the median p, and the spread of z."""
+
     def mean(field: str) -> float:
         return float(np.mean([getattr(result, field) for result in results]))
 
     first = results[0]
-    low, high = np.percentile([result.z for result in results], [5, 95])
+    z = [result.z for result in results if result.z is not None]
+    spread = {"z": None, "z_low": None, "z_high": None}
+    if len(z) == len(results):
+        low, high = np.percentile(z, [5, 95])
+        spread = {"z": mean("z"), "z_low": float(low), "z_high": float(high)}
     return {
         "arm": arm.name, "pairs": f"{len(results)} subsets", "measure": first.measure, "n": first.n,
-        "observed": mean("observed"), "null_mean": mean("null_mean"), "null_sd": mean("null_sd"), "z": mean("z"),
-        "z_low": float(low), "z_high": float(high),
+        "observed": mean("observed"), "null_mean": mean("null_mean"), "null_sd": mean("null_sd"), **spread,
         "p_value": float(np.median([result.p_value for result in results])),
         "permutations": first.permutations, "scheme": first.scheme, "tail": first.tail, "method": first.method,
     }  # fmt: skip
@@ -229,5 +237,5 @@ def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     numbers = (f"{row[key]:.4f}" for key in ("observed", "null_mean", "null_sd"))
-    return (row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, f"{row['z']:.1f}",
+    return (row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, "" if row["z"] is None else f"{row['z']:.1f}",
             f"{row['p_value']:.2g}")  # fmt: skip

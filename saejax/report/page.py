@@ -97,7 +97,7 @@ def report(config: ReportConfig) -> Path:
         matched=figures.matched_effects(rows, draws),
         training=[
             figures.training_curves(curves, "fvu", "Reconstruction while training", "FVU"),
-            figures.training_curves(curves, "dead_rate", "Dead latents while training", "share of latents"),
+            figures.training_curves(curves, "dead", "Dead latents while training", "latents"),
         ],
         health=health_lines([artifacts.read_json(side.sae / "health.json") for side in sides]),
         pairs=best_pairs(config, sides),
