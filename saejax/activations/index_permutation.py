@@ -20,9 +20,9 @@ class IndexPermutation:
 
     A Feistel network (Luby and Rackoff 1988) permutes the integers of just enough bits: they are split into
     a low and a high half, and in turn each half is XORed with a keyed hash of the other. That can be undone,
-    so it is a bijection. An image of `n` or above is sent through again until it falls below ("cycle walking",
-    Black and Rogaway 2002), which keeps it one; fewer than two passes are needed on average. Eight rounds of
-    a hash that is not cryptographic mix well; they hide nothing.
+    so it is a bijection. An image of `n` or above is sent through again until it falls below ("cycle
+    walking", Black and Rogaway 2002), which keeps it one; fewer than two passes are needed on average. Eight
+    rounds of a hash that is not cryptographic mix well; they hide nothing.
     """
 
     def __init__(self, n: int, seed: tuple[int, ...]) -> None:

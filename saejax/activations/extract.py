@@ -1,0 +1,247 @@
+"""Extraction joins text, a model and a store: one pass over a corpus stores the activations of several hooks.
+
+The next tokens are packed, and the model runs one batch ahead, in threads, while the last batch is written. A
+shard is a whole number of batches, so a resumed extraction tokenises again what is stored, which is cheap,
+and runs the model on what is missing only, in the same batches as an undisturbed one: the files are the same.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32
+
+from saejax import artifacts
+from saejax.activations.ledger import COLUMNS
+from saejax.activations.prefetch import prefetch
+from saejax.activations.store import KIND, Dtype, StoreWriter
+from saejax.activations.token_rows import TokenRows, token_rows
+from saejax.errors import InputError
+from saejax.models import LanguageModel, load
+from saejax.progress import progress
+from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
+from saejax.text.tokens import Tokenizer
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Which activations to store, of which model, on which text."""
+
+    model: Path
+    """Model folder: config.json, weights (safetensors) and tokenizer.json."""
+    hooks: tuple[str, ...]
+    """Hook points to store in one pass, for example resid_post.0 mlp_hidden.0."""
+    out: Path
+    """Directory of the store; an interrupted extraction into it goes on where it stopped."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Text to run the model on."""
+    tokens: int | None = None
+    """Rows to store, one per token, special tokens counted; the whole corpus when not given."""
+    context: int = 256
+    """Length of a packed row, in tokens: how far back a token sees at most."""
+    batch: int = 16
+    """Packed rows that the model runs on at once."""
+    dtype: Dtype = "bfloat16"
+    """How activations are stored: bfloat16 (2 bytes, 3 significant digits) or float32 (4 bytes)."""
+    shard_tokens: int = 65_536
+    """Rows per file and per commit, a multiple of context x batch; an interruption loses at most so many."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no extraction can do."""
+        for name in ("tokens", "context", "batch", "shard_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} {value} is below 1; give a positive number")
+        if not self.hooks or len(set(self.hooks)) < len(self.hooks):
+            raise InputError(f"hooks {self.hooks} must be distinct, and at least one; name resid_post.0, say")
+        if self.dtype not in get_args(Dtype):
+            raise InputError(f"dtype {self.dtype} is none of {', '.join(get_args(Dtype))}")
+        if self.shard_tokens % self.batch_tokens:
+            nearest = max(1, round(self.shard_tokens / self.batch_tokens)) * self.batch_tokens
+            raise InputError(
+                f"shard_tokens {self.shard_tokens} must be a multiple of context x batch, "
+                f"{self.batch_tokens}; give {nearest}"
+            )
+        if self.corpus.source.startswith("hf:") and self.tokens is None:
+            raise InputError(f"tokens is not given for {self.corpus.source}, a stream; say how many to store")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in a full batch."""
+        return self.context * self.batch
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A config with what it names, opened and checked.
+
+    Attributes:
+        config: what to extract.
+        model: the loaded model.
+        tokenizer: its tokenizer.
+        corpus: the corpus as the manifest records it.
+    """
+
+    config: ExtractConfig
+    model: LanguageModel
+    tokenizer: Tokenizer
+    corpus: dict[str, Any]
+
+    @classmethod
+    def open(cls, config: ExtractConfig) -> "Extractor":
+        """Load the model and look at the corpus.
+
+        Raises:
+            InputError: the model cannot be loaded, lacks a hook or a position, does not fit its tokenizer, or
+                the corpus cannot be read.
+        """
+        model = load(config.model)
+        tokenizer = Tokenizer.load(config.model)
+        model.config.require_hooks(config.hooks)
+        if config.context > model.config.max_positions:
+            raise InputError(
+                f"context {config.context} is above the model's {model.config.max_positions} positions; "
+                "lower it"
+            )
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise InputError(
+                f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
+                f"{model.config.vocab_size}; put the model's own tokenizer.json there"
+            )
+        return cls(config, model, tokenizer, corpus_record(config.corpus))
+
+    def inputs(self) -> dict[str, Any]:
+        """Return what identifies the run beside its config."""
+        return {
+            "model_fingerprint": self.model.fingerprint,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "corpus": self.corpus,
+        }
+
+    def hooks(self) -> dict[str, dict[str, Any]]:
+        """Return what the manifest says of each hook."""
+        return {
+            hook: {"width": self.model.width(hook), "module_path": self.model.module_path(hook)}
+            for hook in self.config.hooks
+        }
+
+    def rows(self) -> Iterator[TokenRows]:
+        """Yield the rows to store, batch by batch."""
+        config = self.config
+        return token_rows(
+            config.corpus, self.tokenizer, context=config.context, batch=config.batch, tokens=config.tokens
+        )
+
+    def compute(self, batch: TokenRows) -> dict[str, jax.Array]:
+        """Start the model on a batch; the results are waited for when they are used."""
+        packed = batch.batch
+        return self.model.activations(packed.input_ids, packed.segment, packed.position, self.config.hooks)
+
+    def expected_rows(self) -> int:
+        """Estimate how many rows there will be, from the length of the texts and of the first batch's tokens.
+
+        Reads documents until they suffice for `tokens`, or all; a streamed data set is taken to hold enough.
+
+        Raises:
+            InputError: the corpus gives no token, or its first batch cannot be made.
+        """
+        wanted, first = self.config.tokens, next(self.rows(), None)
+        if first is None:
+            raise InputError(f"corpus {self.config.corpus.source} gives no tokens; name one with text")
+        if len(first.stored) < self.config.batch_tokens:
+            return len(first.stored)
+        if wanted is not None and self.config.corpus.source.startswith("hf:"):
+            return wanted
+        ledger = first.ledger()
+        rows_per_character = len(first.stored) / int((ledger["char_end"] - ledger["char_start"]).sum())
+        rows = 0.0
+        for document in read_documents(self.config.corpus):
+            rows += len(document.text) * rows_per_character
+            if wanted is not None and rows >= wanted:
+                return wanted
+        return round(rows)
+
+
+def extract(config: ExtractConfig) -> Path:
+    """Store the activations of a model on a corpus, or go on with an interrupted run.
+
+    Args:
+        config: which activations.
+
+    Returns:
+        The store's directory.
+
+    Raises:
+        InputError: what the config names cannot be used (known before anything is written), the directory
+            holds another run, or an activation is NaN or infinite.
+    """
+    extractor = Extractor.open(config)
+    inputs = extractor.inputs()
+    expected = extractor.expected_rows()
+    run = artifacts.begin(config.out, KIND, config, inputs)
+    if run.complete:
+        return run.path
+    run.note(model=extractor.model.name, **inputs, bos_id=extractor.tokenizer.bos_id)
+    writer = StoreWriter(run, extractor.hooks(), config.dtype, config.shard_tokens)
+    with progress("extracting activations", expected, done=writer.rows) as advance:
+        for rows, found in _computed(extractor, writer.rows):
+            writer.append(_flat(rows, found), rows.ledger(), rows.documents)
+            advance(len(rows.stored))
+    writer.finish()
+    return run.path
+
+
+def plan(config: ExtractConfig) -> dict[str, str]:
+    """Return what an extraction would cost, from one timed batch; nothing is written.
+
+    Args:
+        config: the extraction that is planned.
+
+    Returns:
+        Rows, bytes on disk, minutes and memory, in words.
+
+    Raises:
+        InputError: what the config names cannot be used.
+    """
+    extractor = Extractor.open(config)
+    rows = extractor.expected_rows()
+    first = next(extractor.rows())
+    _flat(first, extractor.compute(first))
+    start = time.perf_counter()
+    _flat(first, extractor.compute(first))
+    speed = config.batch_tokens / (time.perf_counter() - start)
+    entries = sum(extractor.model.width(hook) for hook in config.hooks)
+    per_row = entries * jnp.dtype(config.dtype).itemsize
+    per_row += sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "rows": f"{rows:,}{'' if config.tokens else ', estimated from the first batch'}",
+        "disk": f"{rows * per_row:,} bytes at most ({per_row:,} a row)",
+        "minutes": f"{rows / speed / 60:.1f} at {speed:,.0f} tokens/s",
+        "memory": f"{(peak + config.shard_tokens * per_row) / 2**30:.2f} GiB",
+    }
+
+
+def _computed(extractor: Extractor, stored: int) -> Iterator[tuple[TokenRows, dict[str, jax.Array]]]:
+    """Yield the batches behind the first `stored` rows with their activations, computed one batch ahead."""
+
+    def missing() -> Iterator[TokenRows]:
+        passed = 0
+        for rows in extractor.rows():
+            if passed >= stored:
+                yield rows
+            passed += len(rows.stored)
+
+    return prefetch((rows, extractor.compute(rows)) for rows in prefetch(missing()))
+
+
+def _flat(rows: TokenRows, found: dict[str, jax.Array]) -> dict[str, Float32[np.ndarray, "rows width"]]:
+    """Return the activations of the rows to store, waiting for them."""
+    return {hook: np.asarray(x).reshape(-1, x.shape[-1])[rows.stored] for hook, x in found.items()}
