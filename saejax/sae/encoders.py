@@ -43,7 +43,7 @@ def top_k_codes(
 
 def _largest(x: Array, W_enc: Array, b_enc: Array, b_dec: Array, k: int) -> tuple[Array, Array]:
     preactivations = (x - b_dec) @ W_enc + b_enc
-    # Without the barrier XLA on CPU makes a full sort of a top_k whose result is sliced later, 40 times slower.
+    # Without the barrier XLA on CPU sorts in full where the result of top_k is sliced later, 40 times slower.
     values, indices = lax.optimization_barrier(lax.top_k(preactivations, k))
     return values, indices
 

@@ -93,7 +93,7 @@ def kth_largest(values: Float[Array, "rows latents"], k: int) -> Float[Array, "r
     """
     bits = lax.bitcast_convert_type(values, jnp.int32)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = low + (high - low) // 2
         enough = jnp.sum(bits >= middle[:, None], axis=1) >= k

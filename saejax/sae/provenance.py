@@ -45,8 +45,8 @@ def require_store(folder: Path, store: Store) -> str:
     ours, theirs = artifacts.read_finished(folder, "sae")["facts"], store.manifest["facts"]
     if ours["model_fingerprint"] != theirs["model_fingerprint"] or ours["hook"] not in store.hooks:
         raise InputError(
-            f"SAE {folder} reads {ours['hook']} of model {ours['model']} ({ours['model_fingerprint'][:12]}), but "
-            f"store {store.path} holds {', '.join(store.hooks)} of model {theirs['model']} "
+            f"SAE {folder} reads {ours['hook']} of model {ours['model']} ({ours['model_fingerprint'][:12]}), "
+            f"but store {store.path} holds {', '.join(store.hooks)} of model {theirs['model']} "
             f"({theirs['model_fingerprint'][:12]}); name a store of the SAE's model and hook"
         )
     return ours["hook"]

@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from saejax.sae.encoders import dense_codes, top_k_codes
+
+ROWS, D_MODEL, D_SAE, K = 9, 6, 20, 4
+
+
+@pytest.fixture
+def weights() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = [(ROWS, D_MODEL), (D_MODEL, D_SAE), (D_SAE,), (D_MODEL,)]
+    return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+
+
+def definition(x, W_enc, b_enc, b_dec, k):
+    """Codes as the formula says, in float64: top k of the pre-activations, then relu."""
+    z = (np.float64(x) - np.float64(b_dec)) @ np.float64(W_enc) + np.float64(b_enc)
+    kept = np.argsort(-z, axis=1)[:, :k]
+    codes = np.zeros_like(z)
+    np.put_along_axis(codes, kept, np.maximum(np.take_along_axis(z, kept, axis=1), 0), axis=1)
+    return codes
+
+
+def test_codes_are_those_of_the_definition(weights):
+    values, indices = top_k_codes(*weights, K)
+    codes = dense_codes(values, indices, D_SAE)
+    np.testing.assert_allclose(codes, definition(*weights, K), rtol=1e-5, atol=1e-5)
+    assert (np.diff(values, axis=1) <= 0).all()
+
+
+def test_relu_comes_after_top_k_so_that_fewer_than_k_may_be_active(weights):
+    x, W_enc, b_enc, b_dec = weights
+    low = b_enc - 4
+    values, _ = top_k_codes(x, W_enc, low, b_dec, K)
+    active = np.sum(np.asarray(values) > 0, axis=1)
+    z = (np.asarray(x) - np.asarray(b_dec)) @ np.asarray(W_enc) + np.asarray(low)
+    np.testing.assert_array_equal(active, np.minimum(np.sum(z > 0, axis=1), K))
+    assert active.min() < K < np.sum(z > 0, axis=1).max()
+
+
+def test_gradients_of_all_arguments_are_those_of_the_dense_encoder(weights):
+    def dense(x, W_enc, b_enc, b_dec):
+        z = (x - b_dec) @ W_enc + b_enc
+        values, indices = jax.lax.top_k(z, K)
+        return jnp.zeros_like(z).at[jnp.arange(ROWS)[:, None], indices].set(jax.nn.relu(values))
+
+    probe = jax.random.normal(jax.random.key(1), (ROWS, D_SAE))
+    expected = jax.grad(lambda *w: jnp.sum(dense(*w) * probe), argnums=(0, 1, 2, 3))(*weights)
+    found = jax.grad(
+        lambda *w: jnp.sum(dense_codes(*top_k_codes(*w, K), D_SAE) * probe), argnums=(0, 1, 2, 3)
+    )(*weights)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.abs(theirs).max() > 0
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stack_of_encoders_runs_under_vmap(weights):
+    x, W_enc, b_enc, b_dec = weights
+    stacked = jnp.stack([W_enc, -W_enc])
+    values, indices = jax.vmap(lambda W: top_k_codes(x, W, b_enc, b_dec, K))(stacked)
+    for member in range(2):
+        alone = top_k_codes(x, stacked[member], b_enc, b_dec, K)
+        np.testing.assert_allclose(values[member], alone[0], rtol=1e-6)
+        np.testing.assert_array_equal(indices[member], alone[1])
