@@ -50,6 +50,13 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_bytes(path, content.getvalue())
 
 
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write one array as `.npy`, atomically."""
+    content = io.BytesIO()
+    np.save(content, array)
+    write_bytes(path, content.getvalue())
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that a run wrote.
 

@@ -45,7 +45,9 @@ VERBS = {
     "encode": Verb("saejax.features.encode", "EncodeConfig", "encode", "turn a store into sparse codes"),
     "pair": Verb("saejax.features.pairing", "PairConfig", "pair", "pair features by their correlation"),
     "null": Verb("saejax.nulls.verb", "NullConfig", "null", "hold measures of two matrices against a null", "plan"),
-    "compare": Verb("saejax.universality", "CompareConfig", "compare", "compare two SAE spaces and raw neurons", "plan"),
+    "compare": Verb(
+        "saejax.universality", "CompareConfig", "compare", "compare two SAE spaces and raw neurons", "plan"
+    ),
     "report": Verb("saejax.report.page", "ReportConfig", "report", "draw a comparison as one HTML file"),
 }
 

@@ -122,6 +122,7 @@ class PackedRows:
         rows = [_epoch_order(self.data_seed, at // len(self), len(self))[at % len(self)] for at in wanted.tolist()]
         return TokenBatch(*(column[rows] for column in self.rows))
 
+
 def pretrain(config: PretrainConfig) -> list[Path]:
     """Train the models of a config, each in a run directory that transformers can load.
 

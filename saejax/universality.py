@@ -191,7 +191,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 def plan(config: CompareConfig) -> dict[str, str]:
     """Return what a comparison would cost, without running it."""
-    scored = (len(ARMS) * config.permutations + config.subsamples * config.subsample_permutations)
+    scored = len(ARMS) * config.permutations + config.subsamples * config.subsample_permutations
     return {
         "random pairings": f"{scored * len(config.measures):,} over {len(config.measures)} measures",
         "smallest p": f"{1 / (config.permutations + 1):.2g} for all pairs, "
@@ -200,9 +200,7 @@ def plan(config: CompareConfig) -> dict[str, str]:
     }
 
 
-def _null(
-    arm: Arm, chosen: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int
-) -> list[NullResult]:
+def _null(arm: Arm, chosen: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int) -> list[NullResult]:
     return permutation_test(
         arm.x_rows[chosen], arm.y_rows[chosen], measures=list(measures), scheme="uniform",
         permutations=permutations, seed=seed, x_ids=arm.pairing.x_ids[chosen], y_ids=arm.pairing.y_ids[chosen],
@@ -237,5 +235,5 @@ def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     numbers = (f"{row[key]:.4f}" for key in ("observed", "null_mean", "null_sd"))
-    return (row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, "" if row["z"] is None else f"{row['z']:.1f}",
-            f"{row['p_value']:.2g}")  # fmt: skip
+    z = "none" if row["z"] is None else f"{row['z']:.1f}"
+    return row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, z, f"{row['p_value']:.2g}"

@@ -9,8 +9,8 @@ import pytest
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.models import load
-from saejax.pretraining import PackedRows, PretrainConfig, pretrain
 from saejax.models.train import TokenBatch
+from saejax.pretraining import PackedRows, PretrainConfig, pretrain
 from saejax.text.corpus import CorpusConfig
 from saejax.text.tokens import Tokenizer
 

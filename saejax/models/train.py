@@ -94,9 +94,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
 
 
-def cross_entropy(
-    model: Transformer, batch: TokenBatch
-) -> tuple[Float[Array, ""], Int[Array, ""]]:
+def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Sum the next-token cross-entropy of a batch, in nats, over targets of the same document.
 
     The first token of a segment is context only: there is nothing of its document before it.

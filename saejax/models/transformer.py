@@ -95,7 +95,9 @@ class TransformerConfig:
         return hooks
 
 
-def rms_norm(x: Float[Array, "*rows d_model"], weight: Float[Array, "d_model"], eps: float) -> Float[Array, "*rows d_model"]:
+def rms_norm(
+    x: Float[Array, "*rows d_model"], weight: Float[Array, "d_model"], eps: float
+) -> Float[Array, "*rows d_model"]:
     """Divide each row by its root mean square and scale it: x / sqrt(mean(x^2) + eps) * weight."""
     return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * weight
 

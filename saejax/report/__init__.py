@@ -1,0 +1,1 @@
+"""Result files drawn as pages and figures."""

@@ -162,7 +162,7 @@ def provenance(manifest: dict[str, Any], sides: tuple[Side, ...]) -> list[tuple[
         facts += [
             (f"{side.name}: model", f"{store['facts']['model']}, weights sha256 {store['facts']['model_fingerprint']}"),
             (f"{side.name}: text", f"{store['config']['corpus']}, {store['facts']['rows']:,} tokens"),
-            (f"{side.name}: SAE", ", ".join(f"{key} {value}" for key, value in sae["config"].items() if key != "store")),
+            (f"{side.name}: SAE", ", ".join(f"{key} {value}" for key, value in sae["config"].items())),
         ]
     return facts
 

@@ -116,7 +116,11 @@ def test_norms_are_not_decayed() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((5, 5, 1e-3, 0.0), "warmup_steps 5"), ((5, 1, 0.0, 0.0), "learning_rate 0"), ((5, 1, 1e-3, 0.0, 1.0, 0), "0 must")],
+    [
+        ((5, 5, 1e-3, 0.0), "warmup_steps 5"),
+        ((5, 1, 0.0, 0.0), "learning_rate 0"),
+        ((5, 1, 1e-3, 0.0, 1.0, 0), "0 must"),
+    ],
 )
 def test_a_schedule_that_cannot_be_is_refused(values: tuple, message: str) -> None:
     with pytest.raises(InputError, match=message):
