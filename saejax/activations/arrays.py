@@ -37,9 +37,7 @@ class RowArray:
         self._array, self._path = array, path
 
     @classmethod
-    def create(
-        cls, path: Path, dtype: str, width: int | None, shard_rows: int, *, compress: bool
-    ) -> "RowArray":
+    def create(cls, path: Path, dtype: str, width: int | None, shard_rows: int, *, compress: bool) -> "RowArray":
         """Make an empty array, or open the one that is there to write on.
 
         Args:

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 from saejax import artifacts
 from saejax.activations.ledger import COLUMNS
 from saejax.activations.prefetch import prefetch
-from saejax.activations.store import KIND, Dtype, StoreWriter
+from saejax.activations.store import KIND, Dtype, StoreWriter, write_decoder
 from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
 from saejax.models import LanguageModel, load
@@ -107,8 +107,7 @@ class Extractor:
         model.config.require_hooks(config.hooks)
         if config.context > model.config.max_positions:
             raise InputError(
-                f"context {config.context} is above the model's {model.config.max_positions} positions; "
-                "lower it"
+                f"context {config.context} is above the model's {model.config.max_positions} positions; lower it"
             )
         if tokenizer.vocab_size > model.config.vocab_size:
             raise InputError(
@@ -189,6 +188,9 @@ def extract(config: ExtractConfig) -> Path:
     if run.complete:
         return run.path
     run.note(model=extractor.model.name, **inputs, bos_id=extractor.tokenizer.bos_id)
+    for hook in config.hooks:
+        if hook.startswith("mlp_hidden."):
+            write_decoder(run.path, hook, np.asarray(extractor.model.decoder_rows(hook)))
     writer = StoreWriter(run, extractor.hooks(), config.dtype, config.shard_tokens)
     with progress("extracting activations", expected, done=writer.rows) as advance:
         for rows, found in _computed(extractor, writer.rows):

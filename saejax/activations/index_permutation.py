@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from saejax.errors import InputError
 
-ROUNDS = 8
+ROUNDS = 16
 MAX_SIZE = 1 << 40
 
 
@@ -21,8 +21,9 @@ class IndexPermutation:
     A Feistel network (Luby and Rackoff 1988) permutes the integers of just enough bits: they are split into
     a low and a high half, and in turn each half is XORed with a keyed hash of the other. That can be undone,
     so it is a bijection. An image of `n` or above is sent through again until it falls below ("cycle
-    walking", Black and Rogaway 2002), which keeps it one; fewer than two passes are needed on average. Eight
-    rounds of a hash that is not cryptographic mix well; they hide nothing.
+    walking", Black and Rogaway 2002), which keeps it one; fewer than two passes are needed on average.
+    Sixteen rounds make all orders equally likely as far as a test can tell, even of five things, where eight
+    do not; nothing here is secret.
     """
 
     def __init__(self, n: int, seed: tuple[int, ...]) -> None:
@@ -42,7 +43,7 @@ class IndexPermutation:
         self._low_bits = np.uint64((bits + 1) // 2)
         self._low_mask = np.uint64((1 << (bits + 1) // 2) - 1)
         self._high_mask = np.uint64((1 << bits // 2) - 1)
-        digest = hashlib.blake2b(repr(tuple(map(int, seed))).encode(), digest_size=8 * ROUNDS).digest()
+        digest = hashlib.shake_256(repr(tuple(map(int, seed))).encode()).digest(8 * ROUNDS)
         self._keys = np.frombuffer(digest, "<u8").astype(np.uint64)
 
     def __call__(self, index: Int[np.ndarray, "indices"]) -> Int[np.ndarray, "indices"]:

@@ -72,9 +72,7 @@ class Ledger:
         """
         return cls(folder, {name: RowArray.open(folder / name) for name in COLUMNS})
 
-    def write(
-        self, start: int, columns: Columns, documents: Sequence[DocumentRecord]
-    ) -> list[tensorstore.Future]:
+    def write(self, start: int, columns: Columns, documents: Sequence[DocumentRecord]) -> list[tensorstore.Future]:
         """Begin to write the last rows and append the records of the documents that begin in them.
 
         Args:

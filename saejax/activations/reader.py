@@ -45,9 +45,7 @@ def shuffled_batches(
     store.require(hook=hook)
     kept = np.add.reduceat(store.kept, np.arange(0, store.rows, store.chunk_rows), dtype=np.int64)
     if not 1 <= batch <= kept.sum():
-        raise InputError(
-            f"batch {batch} is not from 1 to the store's {kept.sum()} rows; extract more or lower it"
-        )
+        raise InputError(f"batch {batch} is not from 1 to the store's {kept.sum()} rows; extract more or lower it")
     if start_step < 0 or window_rows < store.chunk_rows:
         raise InputError(
             f"start_step {start_step} or window_rows {window_rows} is too low; they are from 0 and from "
@@ -124,9 +122,7 @@ def blocks(
 
 def paired_blocks(
     x: Store, x_hook: str, y: Store, y_hook: str, rows_per_block: int = 8192
-) -> Iterator[
-    tuple[Int[np.ndarray, "rows"], Float32[np.ndarray, "rows x_width"], Float32[np.ndarray, "rows y_width"]]
-]:
+) -> Iterator[tuple[Int[np.ndarray, "rows"], Float32[np.ndarray, "rows x_width"], Float32[np.ndarray, "rows y_width"]]]:
     """Yield row numbers and the activations of the same tokens in two stores.
 
     Args:

@@ -5,6 +5,7 @@ A store is a run directory of kind "activations":
     manifest.json        model, hooks, corpus, dtype, rows, ledger_sha256
     activations/HOOK/    [rows, width], bfloat16 or float32, one zarr3 array per hook
     ledger/              which token each row is
+    decoder/HOOK.npy     [width, d_model], what the hook's neurons write, for hooks that have such a matrix
 
 Rows are committed shard by shard. A shard is final once `rows` in the manifest covers it; what lies behind is
 written again by the run that resumes. So an interruption loses at most one shard and leaves no trace.
@@ -13,7 +14,7 @@ written again by the run that resumes. So an interruption loses at most one shar
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,19 +22,18 @@ from jaxtyping import Bool, Float, Float32, Int
 
 from saejax.activations.arrays import RowArray, chunk_rows_of
 from saejax.activations.ledger import COLUMNS, Columns, DocumentRecord, Ledger
-from saejax.artifacts import Run, read_finished
+from saejax.artifacts import Run, read_finished, write_npy
 from saejax.errors import InputError
 
 KIND = "activations"
+DECODER = "decoder"
 Dtype: TypeAlias = Literal["bfloat16", "float32"]
 
 
 class StoreWriter:
     """Writes a store from blocks of any size; holds one shard of every hook in memory."""
 
-    def __init__(
-        self, run: Run, hooks: Mapping[str, Mapping[str, Any]], dtype: Dtype, shard_rows: int
-    ) -> None:
+    def __init__(self, run: Run, hooks: Mapping[str, Mapping[str, Any]], dtype: Dtype, shard_rows: int) -> None:
         """Begin a store, or go on behind its last committed shard.
 
         Args:
@@ -43,14 +43,10 @@ class StoreWriter:
             shard_rows: rows per file and per commit.
 
         Raises:
-            InputError: no hook, an unknown dtype, or a width or shard below 1.
+            InputError: no hook, or a width or shard below 1.
         """
-        if (
-            not hooks
-            or dtype not in get_args(Dtype)
-            or min(shard_rows, *(h["width"] for h in hooks.values())) < 1
-        ):
-            raise InputError(f"no store can have hooks {dict(hooks)}, dtype {dtype}, shard_rows {shard_rows}")
+        if not hooks or min(shard_rows, *(facts["width"] for facts in hooks.values())) < 1:
+            raise InputError(f"no store has hooks {dict(hooks)} and shard_rows {shard_rows}; give positive ones")
         facts = run.manifest["facts"]
         self._run = run
         self._shard_rows = shard_rows
@@ -121,9 +117,7 @@ class StoreWriter:
         if not self.rows:
             raise InputError(f"{self._run.path} would be a store without rows; give a corpus with tokens")
         special = self._ledger.read(0, self.rows, ["special"])["special"]
-        self._run.finish(
-            special_rows=int(special.sum()), ledger_sha256=self._ledger.sha256(self.rows), **facts
-        )
+        self._run.finish(special_rows=int(special.sum()), ledger_sha256=self._ledger.sha256(self.rows), **facts)
 
     def _commit(self) -> None:
         """Write the shard, wait until it is on disk, and only then let the manifest say so."""
@@ -242,6 +236,17 @@ class Store:
         """
         return self._ledger.gather(rows)
 
+    def decoder_rows(self, hook: str) -> Float32[np.ndarray, "width d_model"]:
+        """Return what each neuron of a hook writes into the model: the rows of the matrix behind it.
+
+        Raises:
+            InputError: the hook's entries are no neurons with a direction of their own.
+        """
+        path = self.path / DECODER / f"{hook}.npy"
+        if not path.exists():
+            raise InputError(f"hook {hook} of store {self.path} has no output matrix; name an mlp_hidden hook")
+        return np.load(path)
+
     @cached_property
     def documents(self) -> list[dict[str, str]]:
         """Records of the documents by ordinal: `id`, `source`, `title`."""
@@ -255,6 +260,18 @@ class Store:
     def kept_rows(self) -> Int[np.ndarray, "kept"]:
         """Return the numbers of the rows that are no special tokens; 8 bytes a row."""
         return np.flatnonzero(self.kept)
+
+
+def write_decoder(path: Path, hook: str, rows: Float32[np.ndarray, "width d_model"]) -> None:
+    """Keep what a hook's neurons write beside their activations.
+
+    Args:
+        path: the store's directory.
+        hook: the hook.
+        rows: one row per neuron.
+    """
+    (path / DECODER).mkdir(exist_ok=True)
+    write_npy(path / DECODER / f"{hook}.npy", rows)
 
 
 def aligned(x: Store, y: Store) -> None:

@@ -69,16 +69,10 @@ def made(out: Path, rows: int, **config) -> Store:
 
 
 def files_of(path: Path) -> dict[str, bytes]:
-    """Return every file below the activations and the ledger of a store."""
-    found = [
-        file for folder in ("activations", "ledger") for file in (path / folder).rglob("*") if file.is_file()
-    ]
+    """Return every file of a store but its manifest."""
+    found = [file for file in path.rglob("*") if file.is_file() and file.name != artifacts.MANIFEST]
     return {str(file.relative_to(path)): file.read_bytes() for file in found}
 
 
 def manifest_without_times(path: Path) -> dict:
-    return {
-        key: value
-        for key, value in artifacts.read_manifest(path).items()
-        if key not in ("created", "finished")
-    }
+    return {key: value for key, value in artifacts.read_manifest(path).items() if key not in ("created", "finished")}

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from saejax.activations.arrays import RowArray, chunk_rows_of
+from saejax.errors import InputError
+
+
+def written(path: Path, data: np.ndarray, shard_rows: int = 64, **kwargs) -> RowArray:
+    width = data.shape[1] if data.ndim == 2 else None
+    array = RowArray.create(path, str(data.dtype), width, shard_rows, compress=False, **kwargs)
+    for start in range(0, len(data), shard_rows):
+        array.write(start, data[start : start + shard_rows]).result()
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
+@pytest.mark.parametrize("width", [None, 1, 7])
+def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path, dtype: str, width: int | None) -> None:
+    shape = (150,) if width is None else (150, width)
+    data = np.random.default_rng(0).normal(0, 100, shape).astype(np.dtype(dtype))
+    written(tmp_path / "a", data)
+    array = RowArray.open(tmp_path / "a")
+    assert array.dtype == data.dtype
+    for start, stop in [(0, 150), (0, 64), (63, 65), (70, 71), (128, 150)]:
+        assert array.read([(start, stop)]).tobytes() == data[start:stop].tobytes()
+    spans = [(130, 150), (5, 6), (64, 128)]
+    assert array.read(spans).tobytes() == np.concatenate([data[a:b] for a, b in spans]).tobytes()
+    rows = np.array([149, 0, 0, 64, 63])
+    assert array.gather(rows).tobytes() == data[rows].tobytes()
+
+
+def test_an_array_is_sharded_and_checksummed_and_keeps_zeros(tmp_path: Path) -> None:
+    data = np.zeros((100, 3), np.float32)
+    written(tmp_path / "a", data, shard_rows=50)
+    (sharding,) = json.loads((tmp_path / "a" / "zarr.json").read_text())["codecs"]
+    assert sharding["name"] == "sharding_indexed"
+    assert [codec["name"] for codec in sharding["configuration"]["codecs"]] == ["bytes", "crc32c"]
+    shards = [file for file in (tmp_path / "a" / "c").rglob("*") if file.is_file()]
+    assert len(shards) == 2
+    assert all(shard.stat().st_size >= 50 * 3 * 4 for shard in shards)
+    np.testing.assert_array_equal(RowArray.open(tmp_path / "a").read([(0, 100)]), data)
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(65_536, 1024), (64, 64), (1, 1), (5000, 1000), (1536, 768)])
+def test_a_chunk_is_the_largest_divisor_of_a_shard(rows: int, chunk: int) -> None:
+    assert chunk_rows_of(rows) == chunk
+
+
+@pytest.mark.parametrize("place", [0, 700, -30])
+def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
+    """Wherever it lies: in the first chunk, in the last, in the shard's index."""
+    data = np.arange(256, dtype=np.float32).astype(ml_dtypes.bfloat16).reshape(64, 4)
+    data = np.concatenate([data, data])
+    written(tmp_path / "a", data)
+    shard = tmp_path / "a" / "c" / "1" / "0"
+    content = bytearray(shard.read_bytes())
+    content[place % len(content)] ^= 1
+    shard.write_bytes(bytes(content))
+    array = RowArray.open(tmp_path / "a")
+    array.read([(0, 64)])
+    with pytest.raises(InputError, match=r"a is damaged: .*c/1/0.*make it again$"):
+        array.read([(0, 128)])
+    with pytest.raises(InputError, match="is damaged"):
+        array.gather(np.arange(128))
+
+
+def test_a_lost_shard_is_no_zeros(tmp_path: Path) -> None:
+    written(tmp_path / "a", np.ones((128, 2), np.float32))
+    (tmp_path / "a" / "c" / "0" / "0").unlink()
+    with pytest.raises(InputError, match=r"is damaged: .*missing"):
+        RowArray.open(tmp_path / "a").read([(10, 100)])
+
+
+def test_an_absent_or_broken_array_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing is damaged: NOT_FOUND"):
+        RowArray.open(tmp_path / "nothing")
+    written(tmp_path / "a", np.ones(3, np.int32))
+    (tmp_path / "a" / "zarr.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        RowArray.open(tmp_path / "a")

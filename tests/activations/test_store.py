@@ -1,0 +1,226 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from made_stores import (
+    MadeConfig,
+    activations,
+    documents,
+    files_of,
+    ledger,
+    made,
+    manifest_without_times,
+    write,
+)
+
+from saejax import artifacts
+from saejax.activations.arrays import RowArray
+from saejax.activations.store import KIND, Dtype, Store, StoreWriter, aligned
+from saejax.errors import InputError
+
+ROWS = 300  # four whole shards of 64 and a shorter one
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return made(tmp_path_factory.mktemp("store") / "run", ROWS)
+
+
+def writer(out: Path, dtype: Dtype = "float32", shard_rows: int = 64) -> StoreWriter:
+    config = MadeConfig(0, shard_rows, dtype)
+    run = artifacts.begin(out, KIND, config)
+    return StoreWriter(run, {"embed": {"width": 3}}, config.dtype, shard_rows)
+
+
+def test_activations_come_back_to_the_bit(store: Store) -> None:
+    for hook, expected in (("resid_post.0", activations(ROWS)), ("mlp_out.0", activations(ROWS, 5, 0.5))):
+        assert store.width(hook) == expected.shape[1]
+        for start, stop in ((0, ROWS), (60, 70), (299, 300)):
+            found = store.read(hook, start, stop)
+            assert found.dtype == np.float32
+            assert found.tobytes() == expected[start:stop].tobytes()
+        rows = np.array([299, 0, 64, 63, 0])
+        assert store.gather(hook, rows).tobytes() == expected[rows].tobytes()
+
+
+def test_bfloat16_comes_back_as_the_nearest_bfloat16(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(0, 1e3, (100, 3)).astype(np.float32)
+    x[0] = [3.38e38, -1e-40, -0.0]
+    made_writer = writer(tmp_path / "run", "bfloat16")
+    made_writer.append({"embed": x}, ledger(100), documents(4))
+    made_writer.finish()
+    store = Store.open(tmp_path / "run")
+    expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert store.read("embed", 0, 100).tobytes() == expected.tobytes()
+    assert store.read_spans("embed", [(0, 100)]).dtype == ml_dtypes.bfloat16
+    shards = [tmp_path / "run" / KIND / "embed" / "c" / str(shard) / "0" for shard in range(2)]
+    assert sum(shard.stat().st_size for shard in shards) < 100 * 3 * 2 + 200
+
+
+def test_the_ledger_tells_every_row(store: Store) -> None:
+    expected = ledger(ROWS)
+    found, rows = store.ledger(0, ROWS), np.array([250, 3])
+    assert set(found) == set(expected)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(found[name], column)
+        np.testing.assert_array_equal(store.ledger_of(rows)[name], column[rows])
+    assert store.documents == documents(12)
+    np.testing.assert_array_equal(store.kept, ~expected["special"])
+    np.testing.assert_array_equal(store.kept_rows(), np.flatnonzero(~expected["special"]))
+
+
+def test_the_manifest_says_what_the_store_is(store: Store) -> None:
+    facts = store.manifest["facts"]
+    assert store.rows == facts["rows"] == ROWS
+    assert store.hooks == ("resid_post.0", "mlp_out.0")
+    assert facts["special_rows"] == ledger(ROWS)["special"].sum()
+    assert (facts["documents"], facts["dtype"], facts["shard_rows"]) == (12, "float32", 64)
+
+
+@pytest.mark.parametrize("block_rows", [1, 64, 300])
+def test_the_size_of_blocks_changes_nothing(store: Store, tmp_path: Path, block_rows: int) -> None:
+    write(tmp_path / "run", MadeConfig(ROWS), block_rows)
+    assert files_of(tmp_path / "run") == files_of(store.path)
+    assert manifest_without_times(tmp_path / "run") == manifest_without_times(store.path)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, of: type, method: str, call: int) -> None:
+    """Let the given call of a method, counted from 1, end the process before it does anything."""
+    original, calls = getattr(of, method), iter(range(1, 1_000_000))
+
+    def killed(self, *args, **kwargs):
+        if next(calls) == call:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(of, method, killed)
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ((artifacts.Run, "note"), 1),  # before anything
+        ((RowArray, "write"), 1),  # before the first shard
+        ((RowArray, "write"), 2),  # one hook written, the other and the ledger not
+        ((RowArray, "write"), 8 + 5),  # in the ledger of the second shard, behind the records
+        ((artifacts.Run, "note"), 3),  # the second shard is on disk, the manifest does not know
+        ((RowArray, "write"), 4 * 8 + 2),  # in the last, shorter shard
+        ((artifacts.Run, "note"), 6),  # the last shard is on disk, the manifest does not know
+        ((artifacts.Run, "finish"), 1),  # all rows are final, the run is not
+    ],
+)
+def test_an_interrupted_store_ends_the_same(store: Store, tmp_path: Path, method: tuple[type, str], call: int) -> None:
+    out, config = tmp_path / "run", MadeConfig(ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, *method, call)
+        with pytest.raises(Killed):
+            write(out, config)
+    with pytest.raises(InputError, match="unfinished run"):
+        Store.open(out)
+    write(out, config)
+    assert files_of(out) == files_of(store.path)
+    assert manifest_without_times(out) == manifest_without_times(store.path)
+
+
+def test_a_killed_process_leaves_what_the_manifest_says(store: Store, tmp_path: Path) -> None:
+    """SIGKILL between the data and the manifest: nothing is flushed or tidied by Python."""
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from made_stores import MadeConfig, write
+from saejax import artifacts
+note = artifacts.Run.note
+def killed(self, **facts):
+    if facts["rows"] == 192:
+        os.kill(os.getpid(), signal.SIGKILL)
+    note(self, **facts)
+artifacts.Run.note = killed
+write(Path({str(tmp_path / "run")!r}), MadeConfig({ROWS}))
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert artifacts.read_manifest(tmp_path / "run")["facts"]["rows"] == 128
+    write(tmp_path / "run", MadeConfig(ROWS))
+    assert files_of(tmp_path / "run") == files_of(store.path)
+    assert manifest_without_times(tmp_path / "run") == manifest_without_times(store.path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_activation_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    x = activations(100)
+    x[30, 1] = value
+    made_writer = writer(tmp_path / "run")
+    made_writer.append({"embed": activations(50)}, ledger(50), documents(2))
+    with pytest.raises(InputError, match=f"hook embed is {value} at row 80, which float32 cannot hold"):
+        made_writer.append({"embed": x}, ledger(100))
+
+
+def test_an_activation_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
+    x = np.full((2, 3), 3.4e38, np.float32)
+    with pytest.raises(InputError, match="at row 0, which bfloat16 cannot hold"):
+        writer(tmp_path / "narrow", "bfloat16").append({"embed": x}, ledger(2), documents(1))
+    writer(tmp_path / "wide").append({"embed": x}, ledger(2), documents(1))
+
+
+def test_a_store_without_rows_or_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a store without rows"):
+        writer(tmp_path / "empty").finish()
+    made_writer = writer(tmp_path / "unknown")
+    made_writer.append({"embed": activations(60)}, ledger(60), documents(2))
+    with pytest.raises(InputError, match="document 2 has rows but no record"):
+        made_writer.finish()
+
+
+def test_what_no_store_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="shard_rows 0"):
+        writer(tmp_path / "a", shard_rows=0)
+    run = artifacts.begin(tmp_path / "b", KIND, MadeConfig(0))
+    with pytest.raises(InputError, match=r"hooks \{\}"):
+        StoreWriter(run, {}, "float32", 64)
+
+
+def test_all_that_does_not_match_is_said_at_once(store: Store, tmp_path: Path) -> None:
+    store.require(hook="mlp_out.0")
+    with pytest.raises(InputError) as refusal:
+        store.require(model_fingerprint="abc", hook="resid_post.7")
+    assert str(refusal.value) == (
+        f"store {store.path} is of model None, not abc and has no hook resid_post.7, "
+        "only resid_post.0, mlp_out.0; extract one that does"
+    )
+
+
+def test_alignment_is_of_tokens_and_not_of_values(store: Store, tmp_path: Path) -> None:
+    other = made(tmp_path / "same", ROWS, shard_rows=100, dtype="bfloat16")
+    aligned(store, other)
+    with pytest.raises(InputError, match=r"\(300 rows\) and .* \(299 rows\) are of different tokens"):
+        aligned(store, made(tmp_path / "shorter", ROWS - 1))
+
+
+def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no manifest\.json"):
+        Store.open(tmp_path)
+    artifacts.begin(tmp_path / "sae", "sae", MadeConfig(1)).finish()
+    with pytest.raises(InputError, match="'sae' where 'activations' is needed"):
+        Store.open(tmp_path / "sae")
+
+
+def test_damage_is_named_with_its_shard(tmp_path: Path) -> None:
+    store = made(tmp_path / "run", ROWS)
+    shard = tmp_path / "run" / KIND / "resid_post.0" / "c" / "1" / "0"
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 4
+    shard.write_bytes(bytes(content))
+    with pytest.raises(InputError, match=r"activations/resid_post\.0 is damaged: .*c/1/0"):
+        store.read("resid_post.0", 0, ROWS)
+    store.read("mlp_out.0", 0, ROWS)
