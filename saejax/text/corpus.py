@@ -6,14 +6,14 @@ documents, and is split into a training and a held-out part by the same rule.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saejax.artifacts import file_sha256
 from saejax.errors import InputError
 from saejax.text import files, hub
-from saejax.text.document import Document, is_heldout
+from saejax.text.document import Document
 
 EMBEDDED = Path(__file__).with_name("embedded") / "corpus.jsonl.xz"
 
@@ -78,14 +78,12 @@ def corpus_record(config: CorpusConfig) -> dict[str, Any]:
         config: which documents.
 
     Returns:
-        `source`, `split`, `documents`, `text_field`, and `files` (name, bytes, sha256) or, for a data set on
-        the hub, `revision`.
+        The config's fields, and `files` (name, bytes, sha256) or, for a Hugging Face data set, `revision`.
 
     Raises:
         InputError: as `read_documents`.
     """
-    record: dict[str, Any] = {"source": config.source, "split": config.split, "documents": config.documents}
-    record["text_field"] = config.text_field
+    record: dict[str, Any] = asdict(config)
     if config.source.startswith("hf:"):
         return {**record, "revision": hub.revision(config.source)}
     root, paths = _files(config.source)
@@ -105,12 +103,18 @@ def _files(source: str) -> tuple[Path, list[Path]]:
     return (EMBEDDED.parent, [EMBEDDED]) if source == "embedded" else files.find(source)
 
 
-def _chosen(config: CorpusConfig, documents: Iterator[Document]) -> Iterator[Document]:
-    heldout = config.split == "heldout"
-    chosen = (d for d in documents if config.split == "all" or is_heldout(d.id) == heldout)
+def _chosen(config: CorpusConfig, found: Iterator[files.Placed]) -> Iterator[Document]:
+    chosen = (d for d in _full(found) if config.split in ("all", d.split))
     count = 0
     for document in itertools.islice(chosen, config.documents):
         yield document
         count += 1
     if count == 0:
-        raise InputError(f"corpus {config.source} has no document of split {config.split}; ask for another")
+        raise InputError(f"corpus {config.source}, split {config.split}, holds no document; ask for another")
+
+
+def _full(found: Iterator[files.Placed]) -> Iterator[Document]:
+    for where, document in found:
+        if not document.text or document.text.isspace():
+            raise InputError(f"{where} is an empty document; remove it")
+        yield document

@@ -76,8 +76,8 @@ def curate(sources: Path, out: Path) -> dict[str, tuple[int, int]]:
 def curated(source: str, records: list[dict[str, str]]) -> Iterator[dict[str, str]]:
     """Clean one source's documents and drop what is too short or repeated, in the order given.
 
-    Of two documents that hold the same text, WordNet's longer one is kept (the word of many senses, not one of
-    its synonyms), and elsewhere the shorter one (the chapter, not the whole manual).
+    Of two documents that hold the same text, WordNet's longer one is kept (the word of many senses, not one
+    of its synonyms), and elsewhere the shorter one (the chapter, not the whole manual).
 
     Args:
         source: name of the source; decides how navigation is told from text.

@@ -2,6 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 HELDOUT_SHARE = 0.05
 
@@ -22,11 +23,11 @@ class Document:
     title: str
     text: str
 
+    @property
+    def split(self) -> Literal["train", "heldout"]:
+        """The document's part: held out if the CRC-32 of its id lies in the lowest `HELDOUT_SHARE` of all.
 
-def is_heldout(document_id: str) -> bool:
-    """Say whether a document is held out: its id's CRC-32 lies in the lowest `HELDOUT_SHARE` of all values.
-
-    A function of the id alone, so that the split is the same whatever else the corpus holds or however it is
-    ordered, and no document is on both sides.
-    """
-    return zlib.crc32(document_id.encode()) < HELDOUT_SHARE * 2**32
+        A function of the id alone, so that the part is the same whatever else the corpus holds, in whatever
+        order.
+        """
+        return "heldout" if zlib.crc32(self.id.encode()) < HELDOUT_SHARE * 2**32 else "train"

@@ -1,8 +1,8 @@
 """Documents from files: .txt (a document each), .jsonl, .jsonl.gz, .jsonl.xz and .parquet (a document a row).
 
 A document is named by its `id` field, else by its file (relative to the folder asked for) and line or row. A
-document that cannot be used ends the reading with its place: a corpus with a hole is the user's to mend,
-since a silently shorter one would change every number downstream.
+record that is no document ends the reading with its place: a corpus with a hole is the user's to mend, since
+a silently shorter one would change every number downstream.
 """
 
 import contextlib
@@ -14,12 +14,15 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from saejax.errors import InputError
 from saejax.text.document import Document
 
 PARQUET_BATCH_ROWS = 1024
+
+Placed: TypeAlias = tuple[str, Document]
+"""A document with its place (file and line or row), for messages."""
 
 
 def find(source: str) -> tuple[Path, list[Path]]:
@@ -56,7 +59,7 @@ def find(source: str) -> tuple[Path, list[Path]]:
     return root, paths
 
 
-def read(path: Path, root: Path, text_field: str) -> Iterator[Document]:
+def read(path: Path, root: Path, text_field: str) -> Iterator[Placed]:
     """Read one file's documents in order.
 
     Args:
@@ -64,11 +67,11 @@ def read(path: Path, root: Path, text_field: str) -> Iterator[Document]:
         root: folder against which the file is named in document ids.
         text_field: field or column that holds the text.
 
-    Yields:
-        The documents.
+    Returns:
+        An iterator of the documents, empty ones included, each with its place.
 
     Raises:
-        InputError: the file is damaged, or a document is empty or lacks the field; it names file and line.
+        InputError: (while iterating) the file is damaged, or a record lacks the field; names file and line.
     """
     reader = _reader(path)
     if reader is None:
@@ -76,7 +79,7 @@ def read(path: Path, root: Path, text_field: str) -> Iterator[Document]:
     return reader(path, path.relative_to(root).as_posix(), text_field)
 
 
-def document_of(record: Any, text_field: str, where: str, name: str, source: str) -> Document:
+def placed(record: Any, text_field: str, where: str, name: str, source: str) -> Placed:
     """Make a document of one record of a file or a data set.
 
     Args:
@@ -87,10 +90,10 @@ def document_of(record: Any, text_field: str, where: str, name: str, source: str
         source: the document's source where the record has no `source`.
 
     Returns:
-        The document.
+        The document, which may be empty, with its place.
 
     Raises:
-        InputError: the record has no such field, or it holds no text.
+        InputError: the record has no such field, or what it holds is no text.
     """
     if not isinstance(record, dict):
         raise InputError(f"{where} is not a JSON object; give one object with a field {text_field!r} a line")
@@ -101,23 +104,22 @@ def document_of(record: Any, text_field: str, where: str, name: str, source: str
     if not isinstance(text, str):
         kind = type(text).__name__
         raise InputError(f"{where} field {text_field!r} is {kind}, not text; choose another text_field")
-    if not text or text.isspace():
-        raise InputError(f"{where} is an empty document; remove it")
-    identity, title = str(record.get("id", name)), str(record.get("title", ""))
+    given = {key: str(record[key]) for key in ("id", "source", "title") if record.get(key) is not None}
+    document = Document(given.get("id", name), given.get("source", source), given.get("title", ""), text)
     try:
-        (identity + text).encode()
+        "".join([document.id, document.source, document.title, text]).encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where} holds a broken character ({error.reason}); repair its encoding") from None
-    return Document(identity, str(record.get("source", source)), title, text)
+    return where, document
 
 
-def _read_text(path: Path, name: str, text_field: str) -> Iterator[Document]:
+def _read_text(path: Path, name: str, text_field: str) -> Iterator[Placed]:
     with _damage_named(path):
         text = path.read_text(encoding="utf-8")
-    yield document_of({text_field: text, "title": path.stem}, text_field, str(path), name, name)
+    yield placed({text_field: text, "title": path.stem}, text_field, str(path), name, name)
 
 
-def _read_lines(path: Path, name: str, text_field: str) -> Iterator[Document]:
+def _read_lines(path: Path, name: str, text_field: str) -> Iterator[Placed]:
     opener: Callable[..., IO[str]] = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     with _damage_named(path), opener(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -126,10 +128,10 @@ def _read_lines(path: Path, name: str, text_field: str) -> Iterator[Document]:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
                 raise InputError(f"{where} is not JSON ({error.msg}); give one object a line") from None
-            yield document_of(record, text_field, where, f"{name}:{number}", name)
+            yield placed(record, text_field, where, f"{name}:{number}", name)
 
 
-def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document]:
+def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Placed]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -144,7 +146,7 @@ def _read_parquet(path: Path, name: str, text_field: str) -> Iterator[Document]:
             for row in batch.to_pylist()
         )
         for number, row in enumerate(rows):
-            yield document_of(row, text_field, f"{path} row {number}", f"{name}:{number}", name)
+            yield placed(row, text_field, f"{path} row {number}", f"{name}:{number}", name)
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} is damaged ({error}); make it again") from None
 
@@ -159,7 +161,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({error}); make it again") from None
 
 
-_READERS: dict[str, Callable[[Path, str, str], Iterator[Document]]] = {
+_READERS: dict[str, Callable[[Path, str, str], Iterator[Placed]]] = {
     ".txt": _read_text,
     ".jsonl": _read_lines,
     ".jsonl.gz": _read_lines,
@@ -168,7 +170,7 @@ _READERS: dict[str, Callable[[Path, str, str], Iterator[Document]]] = {
 }
 
 
-def _reader(path: Path) -> Callable[[Path, str, str], Iterator[Document]] | None:
+def _reader(path: Path) -> Callable[[Path, str, str], Iterator[Placed]] | None:
     return next((reader for ending, reader in _READERS.items() if path.name.endswith(ending)), None)
 
 
