@@ -176,7 +176,7 @@ def save(sae: SAE, folder: Path) -> dict[str, Any]:
     """
     from safetensors.numpy import save as to_bytes
 
-    arrays = {name: np.ascontiguousarray(getattr(sae, name)) for name in ARRAYS}
+    arrays = {name: np.array(getattr(sae, name), order="C") for name in ARRAYS}
     artifacts.write_bytes(folder / WEIGHTS, to_bytes(arrays))
     return {"sae": dataclasses.asdict(sae.config), "sae_sha256": artifacts.file_sha256(folder / WEIGHTS)}
 

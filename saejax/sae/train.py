@@ -93,7 +93,7 @@ class SAETrainConfig:
                 problems.append(
                     f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae"
                 )
-        if self.warmup_steps + self.decay_steps > self.steps:
+        if 1 <= self.steps < self.warmup_steps + self.decay_steps:
             ramps = f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
             problems.append(f"{ramps} exceed steps {self.steps}; lower them or raise steps")
         if problems:

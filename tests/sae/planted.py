@@ -17,9 +17,7 @@ def atoms(d_model: int, count: int, seed: int = 0) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def activations(
-    rows: int, dictionary: np.ndarray, active: int, seed: int = 1, offset: float = 3.0
-) -> np.ndarray:
+def activations(rows: int, dictionary: np.ndarray, active: int, seed: int = 1, offset: float = 3.0) -> np.ndarray:
     """Return sums of `active` random atoms with weights from 1 to 2, moved off the origin."""
     rng = np.random.default_rng(seed)
     chosen = np.argsort(rng.random((rows, len(dictionary))), axis=1)[:, :active]

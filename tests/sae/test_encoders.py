@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ ROWS, D_MODEL, D_SAE, K = 9, 6, 20, 4
 
 
 @pytest.fixture
-def weights() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def weights() -> Any:
     keys = jax.random.split(jax.random.key(0), 4)
     shapes = [(ROWS, D_MODEL), (D_MODEL, D_SAE), (D_SAE,), (D_MODEL,)]
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
@@ -17,7 +19,8 @@ def weights() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
 
 def definition(x, W_enc, b_enc, b_dec, k):
     """Codes as the formula says, in float64: top k of the pre-activations, then relu."""
-    z = (np.float64(x) - np.float64(b_dec)) @ np.float64(W_enc) + np.float64(b_enc)
+    x, W_enc, b_enc, b_dec = (np.asarray(array, np.float64) for array in (x, W_enc, b_enc, b_dec))
+    z = (x - b_dec) @ W_enc + b_enc
     kept = np.argsort(-z, axis=1)[:, :k]
     codes = np.zeros_like(z)
     np.put_along_axis(codes, kept, np.maximum(np.take_along_axis(z, kept, axis=1), 0), axis=1)
@@ -25,9 +28,10 @@ def definition(x, W_enc, b_enc, b_dec, k):
 
 
 def test_codes_are_those_of_the_definition(weights):
-    values, indices = top_k_codes(*weights, K)
+    x, W_enc, b_enc, b_dec = weights
+    values, indices = top_k_codes(x, W_enc, b_enc, b_dec, K)
     codes = dense_codes(values, indices, D_SAE)
-    np.testing.assert_allclose(codes, definition(*weights, K), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(codes, definition(x, W_enc, b_enc, b_dec, K), rtol=1e-5, atol=1e-5)
     assert (np.diff(values, axis=1) <= 0).all()
 
 
@@ -47,11 +51,15 @@ def test_gradients_of_all_arguments_are_those_of_the_dense_encoder(weights):
         values, indices = jax.lax.top_k(z, K)
         return jnp.zeros_like(z).at[jnp.arange(ROWS)[:, None], indices].set(jax.nn.relu(values))
 
+    def sparse(x, W_enc, b_enc, b_dec):
+        values, indices = top_k_codes(x, W_enc, b_enc, b_dec, K)
+        return dense_codes(values, indices, D_SAE)
+
     probe = jax.random.normal(jax.random.key(1), (ROWS, D_SAE))
-    expected = jax.grad(lambda *w: jnp.sum(dense(*w) * probe), argnums=(0, 1, 2, 3))(*weights)
-    found = jax.grad(
-        lambda *w: jnp.sum(dense_codes(*top_k_codes(*w, K), D_SAE) * probe), argnums=(0, 1, 2, 3)
-    )(*weights)
+    found, expected = (
+        jax.grad(lambda *weights, codes=codes: jnp.sum(codes(*weights) * probe), argnums=(0, 1, 2, 3))(*weights)
+        for codes in (sparse, dense)
+    )
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(theirs).max() > 0
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -63,12 +63,8 @@ def test_the_loss_is_the_squared_error_over_the_width(sae, x):
 def test_the_loss_of_the_mean_is_one_on_the_sample_that_set_the_scale():
     sample = 7 + np.random.default_rng(3).normal(size=(300, 8)).astype(np.float32)
     start = initial_sae(SHAPE, sample, jax.random.key(0))
-    silent = dataclasses.replace(
-        start, b_enc=jnp.full(24, -1e6), b_dec=jnp.asarray(sample.mean(axis=0)) * start.scale
-    )
-    np.testing.assert_allclose(
-        reconstruction_loss(silent, jnp.asarray(sample) * start.scale)[0], 1, rtol=1e-5
-    )
+    silent = dataclasses.replace(start, b_enc=jnp.full(24, -1e6), b_dec=jnp.asarray(sample.mean(axis=0)) * start.scale)
+    np.testing.assert_allclose(reconstruction_loss(silent, jnp.asarray(sample) * start.scale)[0], 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, AUX_K, AUX_K + 1, 2 * AUX_K, 13, 24])

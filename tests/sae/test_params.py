@@ -62,7 +62,7 @@ def test_a_saved_sae_loads_to_the_bit(sae, tmp_path):
     again = load(str(tmp_path))
     assert again.config == SHAPE
     for name in ARRAYS:
-        np.testing.assert_array_equal(getattr(again, name), getattr(sae, name))
+        np.testing.assert_array_equal(getattr(again, name), getattr(sae, name), strict=True)
 
 
 def test_weights_of_another_run_are_refused(sae, tmp_path):

@@ -35,9 +35,7 @@ def test_products_equal_those_of_the_dense_codes(operands):
         rtol=1e-5,
         atol=1e-6,
     )
-    np.testing.assert_allclose(
-        outer_sum(device[0], device[1], device[3], D_SAE), codes.T @ x, rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(outer_sum(device[0], device[1], device[3], D_SAE), codes.T @ x, rtol=1e-5, atol=1e-6)
 
 
 def test_decode_has_the_gradients_of_a_dense_decode(operands):

@@ -1,4 +1,5 @@
 import dataclasses
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import planted
 import pytest
 from jax import lax
 
+from saejax.sae import step
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig
 from saejax.sae.step import Recipe, TrainState, initial_state, tangent, train_step
@@ -85,9 +87,7 @@ def test_a_tangent_has_no_component_along_its_row():
     found = np.asarray(tangent(jnp.asarray(gradient), jnp.asarray(rows)))
     np.testing.assert_allclose(np.sum(found * rows, axis=1), 0, atol=1e-6)
     outer = np.einsum("ld,le->lde", rows, rows)
-    np.testing.assert_allclose(
-        found, gradient - np.einsum("lde,le->ld", outer, gradient), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(found, gradient - np.einsum("lde,le->ld", outer, gradient), rtol=1e-4, atol=1e-5)
 
 
 def test_a_latent_that_is_listed_with_value_zero_has_not_fired(batches):
@@ -120,16 +120,19 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     np.testing.assert_allclose(rates[80:], np.arange(20, -1, -1) / 20, rtol=1e-6, atol=1e-7)
 
 
-def test_steps_compile_once_and_never_ask_the_host(batches):
+def test_steps_are_traced_once_and_never_ask_the_host(batches, monkeypatch):
+    traces = mock.Mock(wraps=step.reconstruction_loss)
+    monkeypatch.setattr(step, "reconstruction_loss", traces)
+    fresh = dataclasses.replace(RECIPE, steps=101)
     state = with_silenced(started(batches), 5)
     on_device = [jax.device_put(x) for x in batches]
-    state, _ = train_step(state, on_device[0], RECIPE)
-    compiled = train_step._cache_size()
+    state, _ = train_step(state, on_device[0], fresh)
+    traced = traces.call_count
     with jax.transfer_guard("disallow"):
         for x in on_device[1:]:
-            state, _ = train_step(state, x, RECIPE)
+            state, _ = train_step(state, x, fresh)
     assert int(np.sum(state.silent >= RECIPE.dead_window)) >= 5, "AuxK was never needed: nothing is proved"
-    assert train_step._cache_size() == compiled
+    assert traced == traces.call_count == 1
 
 
 def test_planted_atoms_are_recovered():

@@ -1,0 +1,84 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import planted
+import pytest
+
+from saejax.sae.checkpoint import open_checkpoints
+from saejax.sae.initial import initial_sae
+from saejax.sae.params import SAEConfig, shapes
+from saejax.sae.step import Recipe, TrainState, initial_state, train_step
+
+SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
+RECIPE = Recipe(30, 3e-3, 5, 10, 8, 1 / 32, dead_window=500)
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[np.ndarray]:
+    return list(planted.activations(3000, planted.atoms(16, 32), active=3).reshape(30, 100, 16))
+
+
+def started(batches: list[np.ndarray]) -> TrainState:
+    key = jax.random.key(5)
+    sae = initial_sae(SHAPE, np.concatenate(batches), key)
+    sae = dataclasses.replace(sae, b_enc=sae.b_enc.at[:6].set(-1e3))  # six latents die: AuxK and counters work
+    return initial_state(sae, RECIPE, key)
+
+
+def trained(state: TrainState, batches: list[np.ndarray]) -> TrainState:
+    for x in batches:
+        state, _ = train_step(state, x, RECIPE)
+    return state
+
+
+def assert_same_bits(a: TrainState, b: TrainState) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for ours, theirs in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert (ours.dtype, np.asarray(ours).tobytes()) == (theirs.dtype, np.asarray(theirs).tobytes())
+
+
+def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(batches, tmp_path):
+    """17 steps, a checkpoint, 13 steps from what the disk holds: every array equals 30 steps straight."""
+    straight = trained(started(batches), batches)
+    half = trained(started(batches), batches[:17])
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(half)
+    like = jax.eval_shape(lambda sae, key: initial_state(sae, RECIPE, key), shapes(SHAPE), jax.random.key(0))
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(like)
+    assert restored is not None
+    assert_same_bits(restored, half)
+    assert int(restored.step) == 17
+    np.testing.assert_array_equal(restored.key, jax.random.key_data(jax.random.key(5)))
+    assert int(np.max(restored.silent)) == RECIPE.dead_window, "nobody is dead: nothing is proved about AuxK"
+    assert_same_bits(trained(restored, batches[17:]), straight)
+
+
+def test_the_last_two_are_kept_and_the_latest_is_restored(batches, tmp_path):
+    state = started(batches)
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(state) is None
+        for x in batches[:3]:
+            state = trained(state, [x])
+            checkpoints.save(state)
+            checkpoints.save(state)
+        assert checkpoints.manager.all_steps() == [2, 3]
+        restored = checkpoints.restore(state)
+    assert restored is not None
+    assert_same_bits(restored, state)
+
+
+def test_what_an_interrupted_save_left_is_not_mistaken_for_a_checkpoint(batches, tmp_path):
+    state = trained(started(batches), batches[:1])
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state)
+    cut_short = tmp_path / "2.orbax-checkpoint-tmp"
+    cut_short.mkdir()
+    (cut_short / "part").write_bytes(b"half")
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(state)
+    assert restored is not None
+    assert int(restored.step) == 1
+    assert jnp.isfinite(restored.sae.W_dec).all()
