@@ -85,9 +85,9 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
     Raises:
         InputError: no family here has its `model_type`.
     """
-    name = config.get("model_type")
+    name = str(config.get("model_type"))
     if name not in FAMILIES:
-        raise InputError(f"{source}: model_type {name!r} is not supported; supported are {', '.join(FAMILIES)}")
+        raise InputError(f"{source}: model_type {name} is not supported; supported are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 

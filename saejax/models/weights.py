@@ -68,11 +68,11 @@ class SafetensorsFolder:
         return self._file_of[name].get_tensor(name)
 
 
-class LoadedFolder(NamedTuple):
-    """A model folder in memory.
+class LoadedModel(NamedTuple):
+    """A transformer in memory and where its parts are named.
 
     Attributes:
-        family: the family that its config names.
+        family: its family.
         model: the transformer with its weights.
     """
 
@@ -97,7 +97,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder} holds no weights ({WEIGHTS_FILE}, {INDEX_FILE} or a .gguf file); name a model folder")
 
 
-def load_folder(folder: Path) -> LoadedFolder:
+def load_folder(folder: Path) -> LoadedModel:
     """Load a model folder in Hugging Face layout, weights as float32.
 
     Args:
@@ -109,7 +109,7 @@ def load_folder(folder: Path) -> LoadedFolder:
     checkpoint = SafetensorsFolder(folder)
     fields = read_json(folder / CONFIG_FILE)
     family = family_of(fields, str(folder / CONFIG_FILE))
-    return LoadedFolder(family, assemble(family, family.config_from(fields), checkpoint, str(folder)))
+    return LoadedModel(family, assemble(family, family.config_from(fields), checkpoint, str(folder)))
 
 
 def load_weights(folder: Path) -> Transformer:
