@@ -83,7 +83,10 @@ def _features(config: DemoConfig, name: str, seed: int) -> Path:
         model=shipped(name), hooks=(HOOK, RAW_HOOK), corpus=CorpusConfig(split="heldout"), tokens=config.tokens,
         out=folder / "activations",
     ))  # fmt: skip
-    sae = train(SAETrainConfig(
-        store=store, hook=HOOK, d_sae=config.d_sae, k=config.k, steps=config.steps, seed=seed, out=folder / "sae",
-    ))  # fmt: skip
+    sae = train(
+        SAETrainConfig(
+            store=store, hook=HOOK, d_sae=config.d_sae, k=config.k, steps=config.steps, seed=seed, out=folder / "sae",
+            warmup_steps=config.steps // 15, decay_steps=config.steps // 5,
+        )  # fmt: skip
+    )
     return encode(EncodeConfig(store=store, sae=sae, out=folder / "features"))

@@ -104,5 +104,5 @@ def _layout(title: str, x: str, y: str) -> dict[str, Any]:
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#22262e"},
         "margin": {"l": 56, "r": 16, "t": 56, "b": 44}, "height": 300,
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "bargap": 0,
-        "legend": {"orientation": "h", "y": -0.25},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     }  # fmt: skip
