@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from saejax.sae.encoders import top_k_codes
 from saejax.sae.params import SAE
@@ -153,19 +153,16 @@ class DecoderCosines:
 
 
 @jax.jit
-def _pair_cosines(rows: Array, others: Array) -> tuple[Array, Array, Array]:
+def _pair_cosines(rows: Array, start: Array, others: Array) -> tuple[Array, Array, Array]:
+    """Sum, maximum and histogram bins of |cos| of rows numbered from `start` with the rows after each."""
     cosine = jnp.minimum(jnp.abs(rows @ others.T), 1)
-    later = jnp.arange(len(others))[None, :] > jnp.arange(len(rows))[:, None]
+    later = jnp.arange(len(others))[None, :] > start + jnp.arange(len(rows))[:, None]
     cosine = jnp.where(later, cosine, 0)
-    bins = jnp.where(
-        later, jnp.minimum((cosine * COSINE_BINS).astype(jnp.int32), COSINE_BINS - 1), COSINE_BINS
-    )
-    return jnp.sum(cosine, axis=1), jnp.max(cosine), bins
+    bins = jnp.minimum((cosine * COSINE_BINS).astype(jnp.int32), COSINE_BINS - 1)
+    return jnp.sum(cosine, axis=1), jnp.max(cosine), jnp.where(later, bins, COSINE_BINS)
 
 
-def decoder_cosines(
-    W_dec: Float[AnyArray, "d_sae d_model"], block: Int[np.ndarray, ""] | int = 512
-) -> DecoderCosines:
+def decoder_cosines(W_dec: Float[AnyArray, "d_sae d_model"], block: int = 512) -> DecoderCosines:
     """Measure the absolute cosines between different decoder rows.
 
     Absolute, because a pair of opposite rows spends two latents on one line as much as a pair of equal rows
@@ -183,8 +180,8 @@ def decoder_cosines(
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
     histogram = np.zeros(COSINE_BINS, np.int64)
     total, largest = 0.0, 0.0
-    for start in range(0, len(rows), int(block)):
-        sums, maximum, bins = _pair_cosines(rows[start : start + block], rows[start:])
+    for start in range(0, len(rows), block):
+        sums, maximum, bins = _pair_cosines(rows[start : start + block], jnp.asarray(start), rows)
         total += float(np.asarray(sums).sum(dtype=np.float64))
         largest = max(largest, float(maximum))
         histogram += np.bincount(np.asarray(bins).ravel(), minlength=COSINE_BINS + 1)[:COSINE_BINS]
