@@ -123,8 +123,8 @@ class Ledger:
     def sha256(self, rows: int) -> str:
         """Hash the records, and the first `rows` rows of every column read from disk in blocks."""
         digests = [hashlib.sha256((self._folder / DOCUMENTS).read_bytes()).hexdigest()]
-        for name, array in self._columns.items():
-            digest = hashlib.sha256(name.encode())
+        for array in self._columns.values():
+            digest = hashlib.sha256()
             for start in range(0, rows, HASHED_ROWS):
                 block = array.read([(start, min(start + HASHED_ROWS, rows))])
                 digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())

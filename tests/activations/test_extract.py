@@ -38,7 +38,10 @@ def make_model(folder: Path, seed: int) -> Path:
     config = TransformerConfig(
         vocab_size=270, d_model=8, n_layers=2, n_heads=2, n_kv_heads=1, d_head=4, d_mlp=12, max_positions=64
     )
-    weights.save(folder, Transformer(config, nnx.Rngs(seed)), bos_id=0, eos_id=1, dtype="float32")
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))
+    draw = np.random.default_rng(seed)
+    state = jax.tree.map(lambda leaf: draw.normal(0, 0.5, leaf.shape).astype(np.float32), shapes)
+    weights.save(folder, nnx.merge(graph, state), bos_id=0, eos_id=1, dtype="float32")
     return folder
 
 
@@ -253,13 +256,19 @@ def test_bad_input_dies_before_anything_is_written(made: ExtractConfig, tmp_path
         ({"batch": 0}, "batch 0 is below 1"),
         ({"hooks": ()}, "must be distinct, and at least one"),
         ({"hooks": ("embed", "embed")}, "must be distinct"),
-        ({"dtype": "float16"}, "dtype float16 is none of bfloat16, float32"),
         ({"corpus": CorpusConfig("hf:some/thing")}, "tokens is not given for hf:some/thing"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused(made: ExtractConfig, fields: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         dataclasses.replace(made, **fields)
+
+
+def test_another_dtype_is_refused(made: ExtractConfig) -> None:
+    config = dataclasses.replace(made)
+    object.__setattr__(config, "dtype", "float16")  # as if annotations were not checked, as for users
+    with pytest.raises(InputError, match="dtype float16 is none of bfloat16, float32"):
+        config.__post_init__()
 
 
 def test_an_activation_that_is_no_number_names_hook_and_row(

@@ -1,6 +1,6 @@
 import itertools
 import threading
-import tracemalloc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,12 @@ def test_every_epoch_has_every_kept_row_once(store: Store, batch: int, window: i
     for epoch in rows:
         np.testing.assert_array_equal(np.sort(epoch), KEPT)
     assert (rows[0] == rows[1]).mean() < 0.02
+
+
+def test_the_rows_of_one_chunk_come_in_a_new_order_every_epoch(tmp_path: Path) -> None:
+    store = made(tmp_path / "run", 60)
+    epochs = rows_of(store, len(store.kept_rows()), 4)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_a_batch_may_span_two_windows_and_two_epochs(store: Store) -> None:
@@ -137,16 +143,23 @@ def test_reading_stops_with_its_reader(store: Store) -> None:
         assert not thread.is_alive()
 
 
-def test_no_more_than_two_windows_are_in_memory(tmp_path: Path) -> None:
-    rows, window = 16_384, 2048
-    store = made(tmp_path / "run", rows, shard_rows=8192)
-    order_of_a_window, index = 8 * window, 8 * window
-    shuffled_batches(store, HOOK, 64, 0, window_rows=window)  # reads which rows are kept
-    tracemalloc.start()
-    batches = shuffled_batches(store, HOOK, 64, 0, window_rows=window)
-    for _ in range(300):
-        next(batches)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    temporary = 20 * 8 * window  # of one permutation
-    assert peak < 2 * (window * 3 * 4 + order_of_a_window + index) + temporary
+def test_no_more_than_two_windows_are_in_memory(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a window is read, at most the one that is being served is alive."""
+    original, changed, alive = Store.read_spans, threading.Condition(), []
+
+    def gone(number: int) -> None:
+        with changed:
+            alive.remove(number)
+            changed.notify()
+
+    def counted(self: Store, hook: str, spans: list[tuple[int, int]]) -> np.ndarray:
+        rows = original(self, hook, spans)
+        with changed:
+            assert changed.wait_for(lambda: len(alive) <= 1, 10), f"{len(alive)} windows besides a new one"
+            alive.append(id(rows))
+            weakref.finalize(rows, gone, id(rows))
+        return rows
+
+    monkeypatch.setattr(Store, "read_spans", counted)
+    rows_of(store, 20, 200)
+    assert len(alive) <= 2

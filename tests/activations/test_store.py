@@ -59,7 +59,7 @@ def test_bfloat16_comes_back_as_the_nearest_bfloat16(tmp_path: Path) -> None:
     assert store.read("embed", 0, 100).tobytes() == expected.tobytes()
     assert store.read_spans("embed", [(0, 100)]).dtype == ml_dtypes.bfloat16
     shards = [tmp_path / "run" / KIND / "embed" / "c" / str(shard) / "0" for shard in range(2)]
-    assert sum(shard.stat().st_size for shard in shards) < 100 * 3 * 2 + 200
+    assert sum(shard.stat().st_size for shard in shards) < 100 * 3 * 2 + 300  # two indices and their checksums
 
 
 def test_the_ledger_tells_every_row(store: Store) -> None:
@@ -129,6 +129,30 @@ def test_an_interrupted_store_ends_the_same(store: Store, tmp_path: Path, method
     write(out, config)
     assert files_of(out) == files_of(store.path)
     assert manifest_without_times(out) == manifest_without_times(store.path)
+
+
+class FailedWrite:
+    """A write that never reaches the disk."""
+
+    def result(self) -> None:
+        raise Killed
+
+
+def test_rows_are_not_final_before_their_data_are_on_disk(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RowArray.write
+
+    def write_or_fail(self: RowArray, start: int, data: np.ndarray):
+        return FailedWrite() if start == 128 else original(self, start, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowArray, "write", write_or_fail)
+        with pytest.raises(Killed):
+            write(tmp_path / "run", MadeConfig(ROWS))
+    assert artifacts.read_manifest(tmp_path / "run")["facts"]["rows"] == 128
+    write(tmp_path / "run", MadeConfig(ROWS))
+    assert files_of(tmp_path / "run") == files_of(store.path)
 
 
 def test_a_killed_process_leaves_what_the_manifest_says(store: Store, tmp_path: Path) -> None:
