@@ -1,0 +1,71 @@
+"""The way from text to p-value on the shipped models, small."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saejax.demo import DemoConfig, demo
+from saejax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, list[str]]:
+    out = tmp_path_factory.mktemp("demo") / "run"
+    config = DemoConfig(out=out, tokens=16_384, d_sae=256, k=8, steps=60, permutations=60)
+    return config, demo(config)
+
+
+def test_it_ends_with_a_table_and_the_report(made: tuple[DemoConfig, list[str]]) -> None:
+    config, lines = made
+    assert lines[-1] == str(config.out / "report.html")
+    assert lines[0].split() == ["arm", "pairs", "n", "measure", "paired", "null", "mean", "null", "SD", "z", "p"]
+
+
+def test_json_csv_table_and_draws_agree(made: tuple[DemoConfig, list[str]]) -> None:
+    config, lines = made
+    folder = config.out / "comparison"
+    rows = json.loads((folder / "result.json").read_text())
+    with (folder / "result.csv").open() as file:
+        assert [float(line["observed"]) for line in csv.DictReader(file)] == [row["observed"] for row in rows]
+    with np.load(folder / "draws.npz") as draws:
+        for row, line in zip(rows, lines[1:], strict=False):
+            assert f"{row['observed']:.4f}" in line
+            if row["pairs"] == "all":
+                null = draws[f"{row['arm']}/{row['measure']}"]
+                assert row["null_mean"] == pytest.approx(null.mean())
+                assert row["null_sd"] == pytest.approx(null.std(ddof=1))
+                assert row["p_value"] == ((null >= row["observed"]).sum() + 1) / (60 + 1)
+    assert {row["arm"] for row in rows} == {"sae", "raw"}
+    smallest = min(row["n"] for row in rows)
+    assert {row["arm"] for row in rows if row["n"] == smallest} == {"sae", "raw"}
+
+
+def test_models_of_two_seeds_share_more_than_chance(made: tuple[DemoConfig, list[str]]) -> None:
+    rows = json.loads((made[0].out / "comparison" / "result.json").read_text())
+    p = {(row["arm"], row["measure"]): row["p_value"] for row in rows if row["pairs"] == "all"}
+    assert p["raw", "rsa"] == 1 / 61
+
+
+def test_the_report_opens_without_a_network(made: tuple[DemoConfig, list[str]]) -> None:
+    page = (made[0].out / "report.html").read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r"(src|href)\s*=", own)
+    assert "url(" not in own
+    for part in ("Is the similarity more than chance?", "decoder_cosine_p95", 'class="token peak"', "data-figure="):
+        assert part in own
+
+
+def test_the_same_demo_again_is_complete_and_prints_the_same(made: tuple[DemoConfig, list[str]]) -> None:
+    config, lines = made
+    manifest = (config.out / "comparison" / "manifest.json").read_bytes()
+    assert demo(config) == lines
+    assert (config.out / "comparison" / "manifest.json").read_bytes() == manifest
+
+
+def test_too_few_tokens_are_refused() -> None:
+    with pytest.raises(InputError, match="tokens 500"):
+        DemoConfig(out=Path("nowhere"), tokens=500)
