@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore
 from made_stores import (
     MadeConfig,
     activations,
@@ -131,20 +132,15 @@ def test_an_interrupted_store_ends_the_same(store: Store, tmp_path: Path, method
     assert manifest_without_times(out) == manifest_without_times(store.path)
 
 
-class FailedWrite:
-    """A write that never reaches the disk."""
-
-    def result(self) -> None:
-        raise Killed
-
-
 def test_rows_are_not_final_before_their_data_are_on_disk(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = RowArray.write
+    promise, failed = tensorstore.Promise.new()
+    promise.set_exception(Killed())
 
-    def write_or_fail(self: RowArray, start: int, data: np.ndarray):
-        return FailedWrite() if start == 128 else original(self, start, data)
+    def write_or_fail(self: RowArray, start: int, data: np.ndarray) -> tensorstore.Future:
+        return failed if start == 128 else original(self, start, data)
 
     with monkeypatch.context() as patch:
         patch.setattr(RowArray, "write", write_or_fail)
