@@ -38,7 +38,8 @@ def null_histogram(row: dict[str, Any], draws: np.ndarray) -> Figure:
         "x": row["observed"], "y": 1.0, "xref": "x", "yref": "paper", "showarrow": False, "yanchor": "bottom",
         "text": f"paired {row['observed']:.4f}", "font": {"color": colour},
     }  # fmt: skip
-    title = f"{NAMES[row['arm']]}, {row['measure']}, n = {row['n']}: z = {row['z']:.1f}, p = {row['p_value']:.2g}"
+    z = "z undefined" if row["z"] is None else f"z = {row['z']:.1f}"
+    title = f"{NAMES[row['arm']]}, {row['measure']}, n = {row['n']}: {z}, p = {row['p_value']:.2g}"
     low, high = min(draws.min(), row["observed"]), max(draws.max(), row["observed"])
     margin = 0.06 * (high - low)
     layout = _layout(title, row["measure"], "random pairings")
