@@ -18,19 +18,14 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt32
+from jaxtyping import Float, Integer, UInt32
 
 Array: TypeAlias = jax.Array
 AnyArray: TypeAlias = jax.Array | np.ndarray
 
 Matrix: TypeAlias = Float[AnyArray, "n d"]
-Permutation: TypeAlias = Int[AnyArray, "n"]
-Permutations: TypeAlias = Int[AnyArray, "perm n"]
+Permutation: TypeAlias = Integer[AnyArray, "n"]
+Permutations: TypeAlias = Integer[AnyArray, "perm n"]
 Scalar: TypeAlias = Float[AnyArray, ""]
 Scores: TypeAlias = Float[AnyArray, "perm"]
-
-Activations: TypeAlias = Float[AnyArray, "rows d_model"]
-Codes: TypeAlias = Float[AnyArray, "rows d_sae"]
-TokenIds: TypeAlias = Int[AnyArray, "batch position"]
-TokenMask: TypeAlias = Bool[AnyArray, "batch position"]
 Words: TypeAlias = UInt32[AnyArray, "..."]
