@@ -1,0 +1,9 @@
+"""Kernels for the costly inner sums, each behind a pure-JAX reference with the same signature.
+
+Which one runs is an argument of every call (`impl="jax"` or `impl="numba"`), never a guess at import.
+"""
+
+from saejax_kernels.nuclear_norms import nuclear_norms
+from saejax_kernels.pair_sums import pair_sums
+
+__all__ = ["nuclear_norms", "pair_sums"]
