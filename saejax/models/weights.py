@@ -7,7 +7,7 @@ the parameters and one layer's tensor, never the model twice.
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from saejax.artifacts import read_json, write_json
+from saejax.artifacts import read_json, write_bytes, write_json
 from saejax.errors import InputError
 from saejax.models.families import LLAMA, Family, Weight, family_of
 from saejax.models.transformer import Transformer, TransformerConfig
@@ -27,6 +27,7 @@ INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Named tensors that are read one at a time."""
 
@@ -177,11 +178,9 @@ def write_folder(
     eos_id: int | None,
 ) -> None:
     """Write tensors of one dtype, under their Hugging Face names, and the `config.json` that goes with them."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialized
 
-    partial = folder / f".{WEIGHTS_FILE}.partial"
-    save_file(dict(tensors), partial, metadata={"format": "pt"})
-    partial.replace(folder / WEIGHTS_FILE)
+    write_bytes(folder / WEIGHTS_FILE, serialized(dict(tensors), metadata={"format": "pt"}))
     dtype = next(name for name, kind in DTYPES.items() if all(t.dtype == kind for t in tensors.values()))
     head = {"architectures": [family.architecture], "model_type": family.model_type}
     tail = {"bos_token_id": bos_id, "eos_token_id": eos_id, "torch_dtype": dtype}
