@@ -102,6 +102,8 @@ def test_the_cut_comes_after_matching(method: Method) -> None:
     assert 0 < len(cut.x_ids) < len(whole.x_ids)
     assert_same(cut, whole.at_least(middle))
     assert cut.correlation.min() >= middle
+    lowest = float(whole.correlation.min())
+    assert_same(pairs(x, y, method, minimum=lowest), whole)
     assert len(pairs(x, y, method, minimum=0.999).x_ids) == 0
 
 

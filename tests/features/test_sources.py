@@ -50,12 +50,14 @@ def test_values_are_those_of_the_rows_asked_for(sources: tuple[FeatureCodes, Raw
 
 
 def test_top_examples_are_the_largest_rows_without_special_tokens(
-    sources: tuple[FeatureCodes, RawHook], x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    sources: tuple[FeatureCodes, RawHook], x: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes, raw = sources
     monkeypatch.setattr(RawHook, "EXAMPLE_ROWS", 16)
     kept, features = np.flatnonzero(~some_special(ROWS)), np.array([7, 0, 4])
-    for source, values in ((codes, read_codes(x, K)), (raw, x)):
+    made_store(tmp_path / "below", x - 10, some_special(ROWS))
+    below = RawHook.open(tmp_path / "below", HOOK)
+    for source, values in ((codes, read_codes(x, K)), (raw, x), (below, x - 10)):
         found = source.top_examples(features, 3)
         expected = kept[np.argsort(-values[kept][:, features], axis=0, kind="stable")[:3].T]
         np.testing.assert_array_equal(found.rows, expected)
