@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from saejax_kernels.summation import pairwise_sum
 
@@ -27,7 +27,7 @@ FAST_SUMS = {"reassoc", "contract", "nsz"}
 def pair_sums(
     a: Float[jax.Array | np.ndarray, "n n"],
     b: Float[jax.Array | np.ndarray, "n n"],
-    perms: Int[jax.Array | np.ndarray, "perm n"],
+    perms: Integer[jax.Array | np.ndarray, "perm n"],
     *,
     impl: Literal["jax", "numba"],
 ) -> Float[jax.Array | np.ndarray, "perm"]:

@@ -28,6 +28,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 from saejax_kernels import pair_sums
+from scipy.spatial.distance import squareform
 
 from saejax.errors import InputError
 from saejax.similarity.measure import Measure, as_pair
@@ -77,7 +78,7 @@ def prepare(x: AnyArray, y: AnyArray) -> RSAState:
         InputError: the matrices cannot be compared; a row is constant, so that it has no correlation; or all
             distances of one side are equal, so that they have no order.
     """
-    return RSAState(*(_square(_standardised_ranks(d)) for d in _distance_pair(x, y)))
+    return RSAState(*(squareform(_standardised_ranks(d)) for d in _distance_pair(x, y)))
 
 
 def score(state: RSAState, perm: Permutation) -> Scalar:
@@ -117,22 +118,16 @@ def _distances(matrix: Matrix) -> Float[np.ndarray, "pairs"]:
     """Return 1 - correlation of rows i < j, row by row."""
     rows = matrix - matrix.mean(axis=1, keepdims=True)
     rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    distances = np.clip(1 - rows @ rows.T, 0, 2)
-    return distances[np.triu_indices(len(rows), 1)]
+    distances = rows @ rows.T
+    np.subtract(1, distances, out=distances)
+    np.clip(distances, 0, 2, out=distances)
+    return squareform(distances, checks=False)
 
 
 def _standardised_ranks(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
     ranks = scipy.stats.rankdata(values)
     ranks -= ranks.mean()
     return ranks / np.linalg.norm(ranks)
-
-
-def _square(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "n n"]:
-    """Return the symmetric matrix with zero diagonal whose upper triangle is given row by row."""
-    n = (1 + round((1 + 8 * len(values)) ** 0.5)) // 2
-    square = np.zeros((n, n))
-    square[np.triu_indices(n, 1)] = values
-    return square + square.T
 
 
 RSA = Measure(
