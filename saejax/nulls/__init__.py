@@ -1,0 +1,7 @@
+"""What a similarity is held against: random re-pairings under a stated scheme, and what may be inferred from them."""
+
+from saejax.nulls.engine import permutation_test
+from saejax.nulls.inference import NullResult
+from saejax.nulls.schemes import SCHEMES, Scheme
+
+__all__ = ["SCHEMES", "NullResult", "Scheme", "permutation_test"]

@@ -1,0 +1,67 @@
+"""Who may be re-paired with whom: a permutation test is valid only for units that its hypothesis makes exchangeable.
+
+The scheme is always said, never assumed. `uniform`: under the hypothesis that the pairing carries no geometric
+information, every feature of y is as good a partner as any other, so all n! re-pairings are equally likely. That
+holds for one-to-one pairings. Where a feature stands in several pairs its rows repeat, the pairs move together,
+and shuffling them singly makes any clustering of the other side look like agreement: such pairings are refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from saejax.errors import InputError
+from saejax.types import AnyArray
+
+Ids = AnyArray | Sequence[Hashable]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """A set of re-pairings that are equally likely when the pairing means nothing.
+
+    Attributes:
+        name: what it is called on the command line and in results.
+        unit: the exchangeable unit.
+        check: `(rows[n, d], ids or None, name of the side)`; raises `InputError` when the pairs of that side are
+            not such units.
+    """
+
+    name: str
+    unit: str
+    check: Callable[[np.ndarray, Ids | None, str], None]
+
+
+def find_scheme(name: str) -> Scheme:
+    """Return a scheme by name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in SCHEMES:
+        raise InputError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}")
+    return SCHEMES[name]
+
+
+def _check_uniform(rows: np.ndarray, ids: Ids | None, side: str) -> None:
+    if ids is not None and len(ids) != len(rows):
+        raise InputError(f"{side}_ids has {len(ids)} ids for {len(rows)} rows of {side}; give one id per row")
+    keys = [row.tobytes() for row in rows + 0.0] if ids is None else np.asarray(ids).tolist()
+    first: dict[Hashable, int] = {}
+    repeats = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
+    if not repeats:
+        return
+    earlier, later = repeats[0]
+    what, remedy = f"{side}_ids names feature {keys[later]} for rows {earlier} and {later}", ""
+    if ids is None:
+        what = f"rows {earlier} and {later} of {side} are equal"
+        remedy = f", or give {side}_ids if they are different features"
+    raise InputError(
+        f"{what} ({len(repeats)} repeats in all); scheme uniform re-pairs single features: keep one pair of each, as "
+        f"pairing by mutual_best or one_to_one does{remedy}"
+    )
+
+
+UNIFORM = Scheme("uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _check_uniform)
+SCHEMES = {UNIFORM.name: UNIFORM}

@@ -1,0 +1,66 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from saejax.nulls.inference import clopper_pearson, count_exceedances, judge, p_value
+from saejax.similarity import MEASURES
+
+RSA = MEASURES["rsa"]
+DISTANCE = dataclasses.replace(RSA, name="distance", larger_is_more_similar=False)
+
+
+def test_p_counts_the_observed_pairing_among_the_draws() -> None:
+    assert p_value(0, 9_999) == 1e-4
+    assert p_value(9_999, 9_999) == 1
+    assert p_value(1, 3) == 0.5
+
+
+@pytest.mark.parametrize(("b", "m"), [(0, 50), (1, 50), (25, 50), (50, 50), (3, 10_000), (0, 1)])
+def test_interval_is_clopper_and_pearsons(b: int, m: int) -> None:
+    exact = scipy.stats.binomtest(b, m).proportion_ci(0.95, method="exact")
+    assert clopper_pearson(b, m) == pytest.approx((exact.low, exact.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.2, 0.5])
+def test_interval_covers_the_true_p_often_enough(p: float) -> None:
+    m = 60
+    chances = scipy.stats.binom.pmf(np.arange(m + 1), m, p)
+    covers = [low <= p <= high for low, high in (clopper_pearson(b, m) for b in range(m + 1))]
+    assert chances[covers].sum() >= 0.95
+
+
+def test_ties_count_as_exceedances_in_either_direction() -> None:
+    draws = np.array([0.1, 0.3, 0.3 + 1e-15, 0.3 - 1e-15, 0.3 - 1e-6, 0.5])
+    assert count_exceedances(RSA, draws, 0.3) == 4
+    assert count_exceedances(DISTANCE, draws, 0.3) == 5
+
+
+def test_result_of_known_draws() -> None:
+    draws = np.array([1.0, 2.0, 3.0, 6.0])
+    result = judge(RSA, 10, 5.0, draws, "uniform")
+    assert result.null_mean == 3
+    assert result.null_sd == pytest.approx(np.sqrt(14 / 3))
+    assert result.z == pytest.approx(2 / np.sqrt(14 / 3))
+    assert (result.exceedances, result.permutations, result.p_value) == (1, 4, 0.4)
+    assert (result.tail, result.method, result.scheme) == ("upper", "sampled", "uniform")
+    assert judge(DISTANCE, 10, 5.0, draws, "uniform").exceedances == 3
+    assert judge(DISTANCE, 10, 5.0, draws, "uniform").tail == "lower"
+
+
+def test_record_holds_exactly_what_scripts_rely_on() -> None:
+    record = judge(RSA, 10, 5.0, np.arange(4.0), "uniform").record()
+    assert list(record) == [
+        "measure", "n", "observed", "null_mean", "null_sd", "z", "p_value", "p_low", "p_high", "permutations",
+        "exceedances", "scheme", "tail", "method",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_a_null_without_spread_has_no_z() -> None:
+    flat = judge(RSA, 10, 1.0, np.array([1.0, 1.0 - 1e-9, 1.0]), "uniform")
+    assert flat.z is None
+    single = judge(RSA, 10, 1.0, np.array([0.5]), "uniform")
+    assert (single.null_sd, single.z, single.p_value) == (None, None, 0.5)

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from saejax.errors import InputError
+from saejax.nulls.schemes import SCHEMES, find_scheme
+
+ROWS = np.random.default_rng(0).normal(size=(6, 3))
+REPEATED = ROWS[[0, 1, 2, 1, 1, 5]]
+CHECK = SCHEMES["uniform"].check
+
+
+def test_an_unknown_scheme_is_named_beside_those_that_exist() -> None:
+    with pytest.raises(InputError, match=r"^scheme 'bootstrap' is unknown; choose one of uniform$"):
+        find_scheme("bootstrap")
+
+
+def test_one_to_one_pairs_may_be_shuffled() -> None:
+    CHECK(ROWS, None, "x")
+    CHECK(ROWS, np.arange(6), "x")
+    CHECK(REPEATED, ["a", "b", "c", "d", "e", "f"], "x")
+
+
+def test_repeated_ids_are_refused() -> None:
+    with pytest.raises(InputError) as error:
+        CHECK(ROWS, np.array([4, 9, 7, 9, 9, 7]), "y")
+    assert str(error.value) == (
+        "y_ids names feature 9 for rows 1 and 3 (3 repeats in all); scheme uniform re-pairs single features: keep one "
+        "pair of each, as pairing by mutual_best or one_to_one does"
+    )
+
+
+def test_equal_rows_without_ids_are_refused() -> None:
+    with pytest.raises(InputError) as error:
+        CHECK(REPEATED, None, "x")
+    assert str(error.value) == (
+        "rows 1 and 3 of x are equal (2 repeats in all); scheme uniform re-pairs single features: keep one pair of "
+        "each, as pairing by mutual_best or one_to_one does, or give x_ids if they are different features"
+    )
+
+
+def test_zero_and_minus_zero_are_one_value() -> None:
+    rows = np.array([[0.0, 1.0], [-0.0, 1.0], [2.0, 3.0]])
+    with pytest.raises(InputError, match="rows 0 and 1 of y are equal"):
+        CHECK(rows, None, "y")
+
+
+def test_every_row_needs_an_id() -> None:
+    with pytest.raises(InputError, match=r"^x_ids has 5 ids for 6 rows of x; give one id per row$"):
+        CHECK(ROWS, np.arange(5), "x")
