@@ -80,9 +80,7 @@ def measure(shape: SAEConfig, dead: bool, config: BenchConfig) -> dict[str, Any]
     """Time both steps at one size, alternating, from equal states."""
     x = np.random.default_rng(0).normal(size=(config.batch, shape.d_model)).astype(np.float32)
     recipe = Recipe(10**6, 1e-4, 10, 10, shape.d_model // 2, 1 / 32, dead_window=2**30)
-    silent = (
-        jnp.where(jnp.arange(shape.d_sae) % 10 == 0, 2**30, 0) if dead else jnp.zeros(shape.d_sae, jnp.int32)
-    )
+    silent = jnp.where(jnp.arange(shape.d_sae) % 10 == 0, 2**30, 0) if dead else jnp.zeros(shape.d_sae, jnp.int32)
     kinds = {
         "saejax": lambda state, x: train_step(state, x, recipe),
         "plain": lambda state, x: plain_step(state, x, recipe, with_aux=dead),

@@ -81,6 +81,4 @@ def dense_codes(
         Codes, zero where a latent is not active.
     """
     rows = jnp.arange(values.shape[0])[:, None]
-    return (
-        jnp.zeros((values.shape[0], d_sae), values.dtype).at[rows, indices].set(values, unique_indices=True)
-    )
+    return jnp.zeros((values.shape[0], d_sae), values.dtype).at[rows, indices].set(values, unique_indices=True)

@@ -44,12 +44,8 @@ RANGES = {
         "latents fire too evenly to be specific: lower k, or train for more steps",
         "few latents do most of the firing: lower learning_rate, or train for more steps",
     ),
-    "decoder_cosine_mean": Range(
-        None, 0.3, "", "latents share directions: lower d_sae, or train on more rows"
-    ),
-    "decoder_cosine_p95": Range(
-        None, 0.6, "", "latents repeat each other: lower d_sae, or train on more rows"
-    ),
+    "decoder_cosine_mean": Range(None, 0.3, "", "latents share directions: lower d_sae, or train on more rows"),
+    "decoder_cosine_p95": Range(None, 0.6, "", "latents repeat each other: lower d_sae, or train on more rows"),
 }
 
 

@@ -30,14 +30,10 @@ def initial_sae(config: SAEConfig, sample: Float[AnyArray, "rows d_model"], key:
     """
     exact = np.asarray(sample, np.float64)
     if not np.isfinite(exact).all():
-        raise InputError(
-            "activations hold NaN or infinity; extract them again, in float32 if bfloat16 overflowed"
-        )
+        raise InputError("activations hold NaN or infinity; extract them again, in float32 if bfloat16 overflowed")
     rms = np.sqrt(np.mean(np.sum((exact - exact.mean(axis=0)) ** 2, axis=1)))
     if rms == 0:
-        raise InputError(
-            f"all {len(exact)} sampled activations are equal; name a hook whose activations vary"
-        )
+        raise InputError(f"all {len(exact)} sampled activations are equal; name a hook whose activations vary")
     scale = np.float32(np.sqrt(config.d_model) / rms)
     rows = jax.random.normal(key, (config.d_sae, config.d_model))
     W_dec = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)

@@ -20,9 +20,7 @@ from saejax.types import Array
 
 def reconstruction_loss(
     sae: SAE, x: Float[Array, "rows d_model"]
-) -> tuple[
-    Float[Array, ""], tuple[Float[Array, "rows d_model"], Float[Array, "rows k"], Int[Array, "rows k"]]
-]:
+) -> tuple[Float[Array, ""], tuple[Float[Array, "rows d_model"], Float[Array, "rows k"], Int[Array, "rows k"]]]:
     """Compute the squared error of a batch as a fraction of the data's variance.
 
     loss = mean_r |x_r - x_hat_r|^2 / d_model, in scaled units.
@@ -61,18 +59,17 @@ def aux_loss(
         b_enc: their biases.
         W_dec: their decoder rows.
         dead: which of them are dead; the others take no part.
-        x_centred: scaled activations minus `b_dec`; a constant here.
-        residual: what the SAE left unexplained, scaled units; a constant here.
+        x_centred: scaled activations minus `b_dec`.
+        residual: what the SAE left unexplained, scaled units.
         aux_k: dead latents used per row, all of them where fewer are dead.
 
     Returns:
         The loss; 0 where the residual does not vary.
     """
-    x_centred, residual = lax.stop_gradient((x_centred, residual))
     codes = jax.nn.relu(x_centred @ W_enc + b_enc)
     codes = jnp.where(dead, codes, 0)
     if aux_k < codes.shape[1]:
-        codes = jnp.where(codes >= kth_largest(lax.stop_gradient(codes), aux_k)[:, None], codes, 0)
+        codes = jnp.where(codes >= kth_largest(codes, aux_k)[:, None], codes, 0)
     error = jnp.mean(jnp.sum((codes @ W_dec - residual) ** 2, axis=1))
     variance = jnp.mean(jnp.sum((residual - jnp.mean(residual, axis=0)) ** 2, axis=1))
     return jnp.where(variance > 0, error / jnp.where(variance > 0, variance, 1), 0)
@@ -118,7 +115,7 @@ def add_aux_gradient(
 
     The dead latents are gathered into the smallest of a few static widths (aux_k, 2 aux_k, 4 aux_k, ...
     d_sae) that holds them all, so shapes stay static, the host is never asked, and nothing at all is computed
-    while none is dead.
+    while none is dead. Only the weights of dead latents are differentiated: residual and input are constants.
 
     Args:
         gradient: gradient of the reconstruction loss.

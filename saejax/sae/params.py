@@ -38,11 +38,7 @@ class SAEConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no SAE has."""
-        problems = [
-            f"{name} {value}; give at least 1"
-            for name, value in dataclasses.asdict(self).items()
-            if value < 1
-        ]
+        problems = [f"{name} {value}; give at least 1" for name, value in dataclasses.asdict(self).items() if value < 1]
         if self.k > self.d_sae:
             problems.append(f"k {self.k} is larger than d_sae {self.d_sae}; lower k or raise d_sae")
         if problems:
@@ -83,9 +79,7 @@ class SAE:
         """
         return _encode(self, jnp.asarray(x, jnp.float32))
 
-    def encode_sparse(
-        self, x: Float[AnyArray, "rows d_model"]
-    ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
+    def encode_sparse(self, x: Float[AnyArray, "rows d_model"]) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
         """Encode activations to their k largest codes.
 
         Args:

@@ -114,9 +114,7 @@ def train_step(
     """
     sae = state.sae
     scaled = x * sae.scale
-    (fvu, (residual, values, indices)), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(
-        sae, scaled
-    )
+    (fvu, (residual, values, indices)), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(sae, scaled)
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
         gradient, sae, dead, scaled - sae.b_dec, residual, recipe.aux_k, recipe.aux_coefficient
@@ -124,9 +122,7 @@ def train_step(
     gradient = dataclasses.replace(gradient, W_dec=tangent(gradient.W_dec, sae.W_dec))
     updates, optimiser = recipe.optimiser().update(gradient, state.optimiser, sae)
     stepped = jax.tree.map(jnp.add, sae, updates)
-    stepped = dataclasses.replace(
-        stepped, W_dec=stepped.W_dec / jnp.linalg.norm(stepped.W_dec, axis=1, keepdims=True)
-    )
+    stepped = dataclasses.replace(stepped, W_dec=stepped.W_dec / jnp.linalg.norm(stepped.W_dec, axis=1, keepdims=True))
     fired = jnp.zeros(sae.config.d_sae, bool).at[indices].max(values > 0)
     silent = jnp.where(fired, 0, jnp.minimum(state.silent + x.shape[0], recipe.dead_window))
     metrics = {

@@ -90,9 +90,7 @@ class SAETrainConfig:
             problems.append(f"learning_rate {self.learning_rate}; give a positive number")
         for name, value in (("k", self.k), ("aux_k", self.aux_k)):
             if value is not None and value > self.d_sae:
-                problems.append(
-                    f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae"
-                )
+                problems.append(f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae")
         if 1 <= self.steps < self.warmup_steps + self.decay_steps:
             ramps = f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
             problems.append(f"{ramps} exceed steps {self.steps}; lower them or raise steps")
@@ -245,9 +243,7 @@ def _open(config: SAETrainConfig) -> Store:
     store.require(hook=config.hook)
     rows = int(store.kept.sum())
     if config.batch > rows:
-        raise InputError(
-            f"batch {config.batch} is larger than the store's {rows} rows; lower it or extract more"
-        )
+        raise InputError(f"batch {config.batch} is larger than the store's {rows} rows; lower it or extract more")
     return store
 
 

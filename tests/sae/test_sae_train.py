@@ -62,9 +62,9 @@ def test_another_configuration_is_refused(finished, store):
         train(config_of(store, finished, k=5))
 
 
-@pytest.mark.parametrize("killed_at", [20, 97])
+@pytest.mark.parametrize("killed_at", [20, 110])
 def test_a_killed_run_goes_on_to_the_same_result_to_the_bit(finished, store, tmp_path, monkeypatch, killed_at):
-    """Killed before the first checkpoint, and between two of them."""
+    """Killed before the first checkpoint, and behind a line of the log that the last checkpoint does not know."""
     reader = room.shuffled_batches
 
     def cut_short(store, hook, batch, seed, start_step=0):
