@@ -46,7 +46,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as one `.npz`, atomically."""
     content = io.BytesIO()
-    np.savez(content, **{name: array for name, array in arrays.items()})
+    np.savez(content, allow_pickle=False, **arrays)
     write_bytes(path, content.getvalue())
 
 

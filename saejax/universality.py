@@ -24,7 +24,6 @@ from saejax.nulls import NullResult, permutation_test
 from saejax.rng import named_key, named_seed
 
 KIND = "comparison"
-ARMS = ("sae", "raw")
 FEWEST_PAIRS = 10
 
 
@@ -112,7 +111,7 @@ def compare(config: CompareConfig) -> list[str]:
     inputs = {"x": artifacts.run_fingerprint(config.x), "y": artifacts.run_fingerprint(config.y)}
     run = artifacts.begin(config.out, KIND, config, inputs)
     if not run.complete:
-        arms = [paired_arm(name, *sources[name], config) for name in ARMS]
+        arms = [paired_arm(name, x, y, config) for name, (x, y) in sources.items()]
         rows, draws = score_arms(arms, config)
         for arm in arms:
             arrays = dataclasses.asdict(arm.pairing)
@@ -191,7 +190,7 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 def plan(config: CompareConfig) -> dict[str, str]:
     """Return what a comparison would cost, without running it."""
-    scored = len(ARMS) * config.permutations + config.subsamples * config.subsample_permutations
+    scored = 2 * config.permutations + config.subsamples * config.subsample_permutations
     return {
         "random pairings": f"{scored * len(config.measures):,} over {len(config.measures)} measures",
         "smallest p": f"{1 / (config.permutations + 1):.2g} for all pairs, "

@@ -42,8 +42,8 @@ def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_seeds_share_everything_but_their_weights(made: list[Path]) -> None:
     first, second = made
     assert (first / "tokenizer.json").read_bytes() == (second / "tokenizer.json").read_bytes()
-    weights = [np.asarray(load(path).run(np.arange(5)[None]).logits) for path in made]
-    assert not np.allclose(*weights)
+    ours, theirs = (np.asarray(load(path).run(np.arange(5)[None]).logits) for path in made)
+    assert not np.allclose(ours, theirs)
     facts = [artifacts.read_finished(path, "language_model")["facts"] for path in made]
     assert facts[0]["bigram_loss"] == facts[1]["bigram_loss"]
 

@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -106,10 +106,11 @@ def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, "
     Returns:
         The sum over predicted tokens and their number.
     """
-    x, _ = model.hidden(batch.input_ids, batch.segment, batch.position)
+    input_ids, segment, position = (jnp.asarray(column) for column in batch)
+    x, _ = model.hidden(input_ids, segment, position)
     logits = x[:, :-1] @ model.output_matrix
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.input_ids[:, 1:])
-    counted = predicted(batch.segment)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, input_ids[:, 1:])
+    counted = predicted(segment)
     return jnp.sum(losses * counted), jnp.sum(counted)
 
 
@@ -145,7 +146,8 @@ def train(
     state = TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
     checkpoints = _checkpoints(run.path / "training")
     if checkpoints.latest_step() is not None:
-        state = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
+        restored = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
+        state = cast(TrainState, restored)
     begin = int(state.step)
     run.rewind_log(begin)
     step = _compiled_step(graph, optimizer)
@@ -160,7 +162,7 @@ def train(
                 loss = float(jnp.mean(jnp.stack(losses)))
                 seconds, since = time.perf_counter() - since, time.perf_counter()
                 tokens = int(np.prod(batch.input_ids.shape))
-                run.log(step=done, tokens=done * tokens, loss=loss, learning_rate=float(rate(index)),
+                run.log(step=done, tokens=done * tokens, loss=loss, learning_rate=float(np.asarray(rate(index))),
                         tokens_per_second=round(len(losses) * tokens / seconds))  # fmt: skip
                 advance(len(losses), f"loss {loss:.3f}")
                 losses = []
@@ -216,7 +218,7 @@ def _compiled_step(graph: Any, optimizer: optax.GradientTransformation) -> Calla
     def step(state: TrainState, batch: TokenBatch) -> tuple[TrainState, jax.Array]:
         loss, gradient = jax.value_and_grad(loss_of)(state.weights, batch)
         updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
-        weights = optax.apply_updates(state.weights, updates)
+        weights = cast(nnx.State, optax.apply_updates(state.weights, updates))
         return TrainState(weights, moments, state.step + 1), loss
 
     return jax.jit(step, donate_argnums=0)

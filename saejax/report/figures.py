@@ -36,6 +36,7 @@ def null_histogram(row: dict[str, Any], draws: np.ndarray) -> Figure:
     }  # fmt: skip
     label = {
         "x": row["observed"], "y": 1.0, "xref": "x", "yref": "paper", "showarrow": False, "yanchor": "bottom",
+        "xanchor": "right" if row["observed"] > draws.mean() else "left",
         "text": f"paired {row['observed']:.4f}", "font": {"color": colour},
     }  # fmt: skip
     z = "z undefined" if row["z"] is None else f"z = {row['z']:.1f}"

@@ -169,13 +169,14 @@ def provenance(manifest: dict[str, Any], sides: tuple[Side, ...]) -> list[tuple[
 
 def _render(**values: Any) -> str:
     import jinja2
+    import markupsafe
     import plotly.offline
 
     files = importlib.resources.files("saejax.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string((files / "page.jinja").read_text())
     safe = {"style": (files / "page.css").read_text(), "plotly": plotly.offline.get_plotlyjs()}
-    return template.render(**values, **{name: jinja2.filters.Markup(text) for name, text in safe.items()})
+    return template.render(**values, **{name: markupsafe.Markup(text) for name, text in safe.items()})
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -24,10 +23,6 @@ def model(seed: int = 0) -> Transformer:
 def one_document(ids: np.ndarray) -> TokenBatch:
     ids = np.asarray(ids, np.int32)[None]
     return TokenBatch(ids, np.ones_like(ids), np.arange(ids.shape[1], dtype=np.int32)[None])
-
-
-def on_device(batch: TokenBatch) -> TokenBatch:
-    return jax.tree.map(jnp.asarray, batch)
 
 
 def counting(step: int) -> TokenBatch:
@@ -54,8 +49,8 @@ def test_the_loss_of_a_packed_row_is_that_of_its_documents() -> None:
         np.array([[1] * 5 + [2] * 4 + [0] * 2], np.int32),
         np.array([[*range(5), *range(4), 0, 0]], np.int32),
     )
-    total, count = cross_entropy(model(), on_device(packed))
-    parts = [cross_entropy(model(), on_device(one_document(ids))) for ids in (first, second)]
+    total, count = cross_entropy(model(), packed)
+    parts = [cross_entropy(model(), one_document(ids)) for ids in (first, second)]
     assert int(count) == sum(int(part[1]) for part in parts) == 7
     np.testing.assert_allclose(float(total), sum(float(part[0]) for part in parts), rtol=1e-5)
 
@@ -63,7 +58,7 @@ def test_the_loss_of_a_packed_row_is_that_of_its_documents() -> None:
 def test_mean_loss_weights_tokens_and_not_batches() -> None:
     rng = np.random.default_rng(1)
     batches = [one_document(rng.integers(0, 11, length)) for length in (3, 9)]
-    sums = [cross_entropy(model(), on_device(batch)) for batch in batches]
+    sums = [cross_entropy(model(), batch) for batch in batches]
     expected = sum(float(total) for total, _ in sums) / sum(int(count) for _, count in sums)
     np.testing.assert_allclose(mean_loss(model(), batches), expected, rtol=1e-6)
 

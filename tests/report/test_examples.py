@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,11 @@ from saejax.report.examples import snippets, texts_of, windows_around
 from saejax.text.corpus import CorpusConfig
 
 HOOK = "mlp_hidden.0"
-TEXTS = ["Ein König über den Flüssen.", "The table of the kings stood by a river, and the river ran.", "Zoë’s naïve café."]
+TEXTS = [
+    "Ein König über den Flüssen.",
+    "The table of the kings stood by a river, and the river ran.",
+    "Zoë’s naïve café.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,4 +66,3 @@ def test_strength_is_the_share_of_the_largest_value_shown(store: Store) -> None:
         [token.strength for token in shown.tokens], np.maximum(values, 0) / values.max(), rtol=1e-5
     )
     assert next(token for token in shown.tokens if token.peak).strength == 1
-    assert shown.title.startswith("text.jsonl") or shown.title

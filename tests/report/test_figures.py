@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -6,9 +8,14 @@ from saejax.report import figures
 ROW = {"arm": "sae", "pairs": "all", "n": 90, "measure": "rsa", "observed": 0.4, "z": 31.0, "p_value": 0.01}
 
 
+def plotted(figure: figures.Figure) -> Any:
+    """Let Plotly check the specification and read it back."""
+    return go.Figure(figure)
+
+
 def test_a_histogram_holds_every_draw_and_shows_the_paired_score() -> None:
     draws = np.random.default_rng(0).normal(0, 0.02, 500)
-    drawn = go.Figure(figures.null_histogram(ROW, draws))
+    drawn = plotted(figures.null_histogram(ROW, draws))
     assert sum(drawn.data[0].y) == 500
     assert drawn.layout.shapes[0].x0 == drawn.layout.shapes[0].x1 == 0.4
     low, high = drawn.layout.xaxis.range
@@ -18,7 +25,7 @@ def test_a_histogram_holds_every_draw_and_shows_the_paired_score() -> None:
 
 
 def test_an_undefined_z_is_said_and_not_drawn() -> None:
-    drawn = go.Figure(figures.null_histogram({**ROW, "z": None}, np.full(9, 0.4)))
+    drawn = plotted(figures.null_histogram({**ROW, "z": None}, np.full(9, 0.4)))
     assert "z undefined" in drawn.layout.title.text
 
 
@@ -26,14 +33,14 @@ def test_arms_are_drawn_at_the_smallest_n_only() -> None:
     rows = [
         ROW, {**ROW, "arm": "raw", "n": 40, "z": 12.0}, {**ROW, "n": 40, "pairs": "3 subsets", "z": 9.0},
     ]  # fmt: skip
-    drawn = go.Figure(figures.matched_effects(rows, {"sae/rsa/subset_z": np.array([8.0, 9.0, 10.0])}))
+    drawn = plotted(figures.matched_effects(rows, {"sae/rsa/subset_z": np.array([8.0, 9.0, 10.0])}))
     by_arm = {trace.legendgroup: list(trace.y) for trace in drawn.data}
     assert by_arm == {"raw": [12.0], "sae": [8.0, 9.0, 10.0]}
 
 
 def test_curves_keep_the_order_and_names_of_the_saes() -> None:
     curves = {"a": [{"step": 50, "fvu": 0.3}, {"step": 100, "fvu": 0.2}], "b": [{"step": 50, "fvu": 0.4}]}
-    drawn = go.Figure(figures.training_curves(curves, "fvu", "FVU", "share"))
+    drawn = plotted(figures.training_curves(curves, "fvu", "FVU", "share"))
     assert [(trace.name, list(trace.x), list(trace.y)) for trace in drawn.data] == [
         ("a", [50, 100], [0.3, 0.2]), ("b", [50], [0.4]),
     ]  # fmt: skip
