@@ -78,7 +78,7 @@ def initial_state(sae: SAE, recipe: Recipe, key: Array) -> TrainState:
     """Make the state before the first step.
 
     Args:
-        sae: the untrained SAE.
+        sae: the untrained SAE; the first step takes its buffers.
         recipe: recipe of the run.
         key: PRNG key that the SAE was made with.
 
@@ -90,7 +90,7 @@ def initial_state(sae: SAE, recipe: Recipe, key: Array) -> TrainState:
         optimiser=recipe.optimiser().init(sae),
         silent=jnp.zeros(sae.config.d_sae, jnp.int32),
         step=jnp.zeros((), jnp.int32),
-        key=jax.random.key_data(key),
+        key=jnp.array(jax.random.key_data(key)),  # a copy: steps donate the state, and the key is the caller's
     )
 
 

@@ -80,6 +80,12 @@ def test_rows_stay_at_unit_norm_and_the_scale_never_moves(batches):
     np.testing.assert_array_equal(state.sae.scale, scale)
 
 
+def test_the_key_stays_with_the_caller(batches):
+    key = jax.random.key(0)
+    train_step(initial_state(initial_sae(SHAPE, batches[0], key), RECIPE, key), batches[0], RECIPE)
+    assert jax.random.key_data(key).tolist() == [0, 0]
+
+
 def test_a_tangent_has_no_component_along_its_row():
     rng = np.random.default_rng(0)
     rows = planted.atoms(16, 48).astype(np.float32)
