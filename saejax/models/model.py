@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from saejax.artifacts import file_sha256, fingerprint
 from saejax.errors import InputError
@@ -21,8 +21,9 @@ from saejax.models.families import Family
 from saejax.models.gguf import load_gguf
 from saejax.models.transformer import TransformerConfig
 from saejax.models.weights import LoadedModel, load_folder, weight_files
+from saejax.types import AnyArray
 
-AnyInts = Int[np.ndarray | Array, "batch position"]
+AnyInts = Int[AnyArray, "batch position"]
 PRECISION = "float32"
 """Matrix products keep float32 inputs: accelerators would round them to TF32 or bfloat16 by default."""
 
@@ -106,23 +107,22 @@ class LanguageModel:
         return nnx.merge(self._graph, self._weights).blocks.w_down[...][int(layer)]
 
     def run(
-        self, input_ids: AnyInts, attention_mask: AnyInts | Bool[np.ndarray | Array, "batch position"] | None = None,
-        hooks: Sequence[str] = (),
-    ) -> RunOutput:  # fmt: skip
+        self, input_ids: AnyArray, attention_mask: AnyArray | None = None, hooks: Sequence[str] = ()
+    ) -> RunOutput:
         """Run the whole model on rows of text.
 
         Args:
-            input_ids: token ids.
-            attention_mask: 1 for tokens, 0 for padding on either side; positions count tokens only. All tokens
-                when absent.
+            input_ids: token ids, `[batch, position]`.
+            attention_mask: `[batch, position]`, 1 for tokens, 0 for padding on either side; positions count tokens
+                only. All are tokens when absent.
             hooks: hook points to show.
 
         Returns:
             Activations by hook, and logits.
 
         Raises:
-            InputError: a hook is unknown, an id is outside the vocabulary, the mask is of another shape or has other
-                values, or a row holds more tokens than the model has positions.
+            InputError: a hook is unknown, ids are not integers of the vocabulary, the mask is of another shape or has
+                other values, or a row holds more tokens than the model has positions.
         """
         ids = self._checked_ids(input_ids)
         mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask, np.int32)
@@ -163,8 +163,10 @@ class LanguageModel:
         wanted = set(self.config.require_hooks(tuple(hooks)))
         return tuple(hook for hook in self.hooks if hook in wanted)
 
-    def _checked_ids(self, input_ids: AnyInts) -> Int[np.ndarray, "batch position"]:
+    def _checked_ids(self, input_ids: AnyArray) -> Int[np.ndarray, "batch position"]:
         ids = np.asarray(input_ids)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"input_ids of {ids.dtype} must be integers; give token ids")
         if ids.ndim != 2 or ids.size == 0:
             raise InputError(f"input_ids {list(ids.shape)} must be [batch, position] with at least one token")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
