@@ -10,8 +10,8 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
+from scipy.special import betaincinv
 
 from saejax.similarity import Measure
 
@@ -86,8 +86,8 @@ def clopper_pearson(exceedances: int, permutations: int) -> tuple[float, float]:
         of Beta(b + 1, m - b), or 1 when b = m.
     """
     b, m, alpha = exceedances, permutations, 1 - CONFIDENCE
-    low = 0.0 if b == 0 else float(scipy.stats.beta.ppf(alpha / 2, b, m - b + 1))
-    high = 1.0 if b == m else float(scipy.stats.beta.ppf(1 - alpha / 2, b + 1, m - b))
+    low = 0.0 if b == 0 else float(betaincinv(b, m - b + 1, alpha / 2))
+    high = 1.0 if b == m else float(betaincinv(b + 1, m - b, 1 - alpha / 2))
     return low, high
 
 

@@ -25,7 +25,6 @@ Source: Kriegeskorte, Mur, Bandettini, "Representational similarity analysis", 2
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 from saejax_kernels import pair_sums
 from scipy.spatial.distance import squareform
@@ -93,8 +92,7 @@ def score_batch(state: RSAState, perms: Permutations) -> Scores:
 
 def reference(x: AnyArray, y: AnyArray) -> float:
     """Return the RSA of two matrices, straight from the definition."""
-    ranks = [scipy.stats.rankdata(distances) for distances in _distance_pair(x, y)]
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef([_ranks(distances) for distances in _distance_pair(x, y)])[0, 1])
 
 
 def scratch(state: RSAState) -> int:
@@ -124,8 +122,14 @@ def _distances(matrix: Matrix) -> Float[np.ndarray, "pairs"]:
     return squareform(distances, checks=False)
 
 
+def _ranks(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
+    """Return ranks from 1, equal values at the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
 def _standardised_ranks(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-    ranks = scipy.stats.rankdata(values)
+    ranks = _ranks(values)
     ranks -= ranks.mean()
     return ranks / np.linalg.norm(ranks)
 

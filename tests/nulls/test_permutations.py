@@ -50,13 +50,16 @@ def test_host_and_device_draw_the_same_permutations(seed: int) -> None:
 
 
 def test_equal_words_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = np.array([[5, 1, 5, 1, 2**32 - 1, 0]], dtype=np.uint32)
-    monkeypatch.setattr(drawing, "words", lambda key, indices, n: words if isinstance(indices, np.ndarray) else
-                        jnp.asarray(words))  # fmt: skip
-    expected = [[5, 1, 3, 0, 2, 4]]
-    key, index = drawing.key_of(0), drawing.as_indices(0, 1)
-    np.testing.assert_array_equal(drawing.on_host(key, index, 6), expected)
-    np.testing.assert_array_equal(drawing.on_device(jnp.asarray(key), jnp.asarray(index), 6), expected)
+    few = np.random.default_rng(0).integers(4, size=(2, 3000)).astype(np.uint32)
+
+    def words(key: np.ndarray, indices: np.ndarray | jax.Array, n: int) -> np.ndarray | jax.Array:
+        return few if isinstance(indices, np.ndarray) else jnp.asarray(few)
+
+    monkeypatch.setattr(drawing, "words", words)
+    expected = np.argsort(few, axis=1, kind="stable")
+    key, indices = drawing.key_of(0), drawing.as_indices(0, 2)
+    np.testing.assert_array_equal(drawing.on_host(key, indices, 3000), expected)
+    np.testing.assert_array_equal(drawing.on_device(jnp.asarray(key), jnp.asarray(indices), 3000), expected)
 
 
 def test_permutation_i_does_not_depend_on_what_is_drawn_with_it() -> None:
