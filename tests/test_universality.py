@@ -8,6 +8,7 @@ import pytest
 
 from saejax import universality
 from saejax.errors import InputError
+from saejax.features.examples import Examples
 from saejax.features.pairing import Pairing
 from saejax.universality import Arm, CompareConfig, paired_arm, score_arms
 
@@ -82,6 +83,12 @@ class Planted:
         for start in range(0, self.rows, rows_per_block):
             yield self._values[start : start + rows_per_block]
 
+    def top_examples(self, features: np.ndarray, examples: int) -> Examples:
+        raise AssertionError("a comparison shows no text")
+
+    def values(self, feature: int, rows: np.ndarray) -> np.ndarray:
+        return self._values[rows, feature]
+
     def decoder_rows(self) -> np.ndarray:
         return np.arange(self.d, dtype=np.float32)[:, None] * np.ones((1, 3), np.float32)
 
@@ -90,7 +97,7 @@ def test_decoder_rows_follow_the_pairs(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     codes = rng.exponential(size=(300, 20)).astype(np.float32)
     order = rng.permutation(20)
-    made = paired_arm("sae", Planted(codes), Planted(codes[:, order]), config(tmp_path))  # type: ignore[arg-type]
+    made = paired_arm("sae", Planted(codes), Planted(codes[:, order]), config(tmp_path))
     np.testing.assert_array_equal(order[made.pairing.y_ids], made.pairing.x_ids)
     np.testing.assert_array_equal(made.x_rows[:, 0], made.pairing.x_ids)
     np.testing.assert_array_equal(made.y_rows[:, 0], made.pairing.y_ids)
@@ -100,7 +107,7 @@ def test_too_few_pairs_are_refused_with_the_remedy(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = (Planted(rng.exponential(size=(300, 20)).astype(np.float32)) for _ in "xy")
     with pytest.raises(InputError, match=r"raw arm has 0 pairs with correlation 0\.9 or more; lower minimum"):
-        paired_arm("raw", x, y, config(tmp_path, minimum_correlation=0.9))  # type: ignore[arg-type]
+        paired_arm("raw", x, y, config(tmp_path, minimum_correlation=0.9))
 
 
 def test_csv_and_table_hold_the_numbers_of_the_json(tmp_path: Path) -> None:
