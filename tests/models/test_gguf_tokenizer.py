@@ -33,7 +33,11 @@ def test_ids_are_those_of_the_tokenizer_that_the_file_was_made_from(tmp_path: Pa
 
 
 def test_digits_stand_alone_and_leave_the_spaces_before_them_together(tmp_path: Path) -> None:
-    save_tokenizer(tokenizer_metadata(trained_tokenizer()), tmp_path)
+    metadata = tokenizer_metadata(trained_tokenizer())
+    metadata["tokenizer.ggml.tokens"].append("12")
+    metadata["tokenizer.ggml.token_type"].append(1)
+    metadata["tokenizer.ggml.merges"].append("1 2")
+    save_tokenizer(metadata, tmp_path)
     ours = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert ours.encode("the  12").tokens[-3:] == ["ĠĠ", "1", "2"]
 
