@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from saejax.errors import InputError
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+LOG = logging.getLogger(__name__)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -171,7 +173,9 @@ def begin(out: Path, kind: str, config: Any, inputs: Mapping[str, Any] | None = 
     differences = list(_differences({key: manifest.get(key) for key in identity}, identity))
     if differences:
         raise InputError(f"--out {out} holds another run ({'; '.join(differences)}); name a new directory")
-    return Run(out, resumed=True, complete=manifest["status"] == "complete")
+    complete = manifest["status"] == "complete"
+    LOG.info("%s is complete; nothing is left to do" if complete else "%s: going on with an interrupted run", out)
+    return Run(out, resumed=True, complete=complete)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Verbs are named by strings and imported when asked for, so that `saejax --help` 
 
 import dataclasses
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: words after `saejax`; those of the process when absent.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="saejax: %(message)s", stream=sys.stderr)
+    logging.getLogger("saejax").setLevel(logging.INFO)
     try:
         for line in run(words):
             sys.stdout.write(f"{line}\n")

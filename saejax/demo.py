@@ -85,8 +85,15 @@ def _features(config: DemoConfig, name: str, seed: int) -> Path:
     ))  # fmt: skip
     sae = train(
         SAETrainConfig(
-            store=store, hook=HOOK, d_sae=config.d_sae, k=config.k, steps=config.steps, seed=seed, out=folder / "sae",
-            warmup_steps=config.steps // 15, decay_steps=config.steps // 5,
+            store=store,
+            hook=HOOK,
+            d_sae=config.d_sae,
+            k=config.k,
+            steps=config.steps,
+            seed=seed,
+            out=folder / "sae",
+            warmup_steps=config.steps // 15,
+            decay_steps=config.steps // 5,
         )  # fmt: skip
     )
     return encode(EncodeConfig(store=store, sae=sae, out=folder / "features"))

@@ -19,6 +19,7 @@ from saejax.errors import InputError
 from saejax.models import weights
 from saejax.models.train import Schedule, TokenBatch, mean_loss, step_seconds, train
 from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.progress import progress
 from saejax.rng import named_key
 from saejax.text.bigram import Bigram
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
@@ -234,15 +235,18 @@ def _trained_tokenizer(config: PretrainConfig) -> Path:
     if not (folder / TOKENIZER_CONFIG_FILE).exists():
         folder.mkdir(exist_ok=True)
         documents = read_documents(dataclasses.replace(config.corpus, split="train"))
-        save_tokenizer(train_bpe((document.text for document in documents), config.vocab_size), folder)
+        with progress("training a tokenizer", None):
+            save_tokenizer(train_bpe((document.text for document in documents), config.vocab_size), folder)
     return folder
 
 
 def _packed(corpus: CorpusConfig, tokenizer: Tokenizer, config: PretrainConfig) -> PackedRows:
     columns: list[list[np.ndarray]] = [[], [], []]
-    for batch in pack(read_documents(corpus), tokenizer, context=config.context, batch=256):
-        for column, values in zip(columns, (batch.input_ids, batch.segment, batch.position), strict=True):
-            column.append(values)
+    with progress(f"packing the {corpus.split} split", None) as advance:
+        for batch in pack(read_documents(corpus), tokenizer, context=config.context, batch=256):
+            for column, values in zip(columns, (batch.input_ids, batch.segment, batch.position), strict=True):
+                column.append(values)
+            advance(len(batch.input_ids))
     rows = TokenBatch(*(np.concatenate(column) for column in columns))
     full = (rows.segment > 0).any(axis=1)
     return PackedRows(TokenBatch(*(column[full] for column in rows)), config.data_seed)

@@ -8,12 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextlib.contextmanager
-def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[..., None]]:
     """Show one stage's bar while the block runs.
 
     Args:
         title: what is being done, in a few words.
-        total: the number of units in the whole stage.
+        total: the number of units in the whole stage; a moving bar without an end where it is not known.
         done: units finished before the block, for a resumed stage.
 
     Yields:

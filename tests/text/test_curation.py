@@ -81,9 +81,7 @@ def test_the_corpus_is_shuffled_and_the_same_every_time(sources, tmp_path):
     counts = [curate(sources, path) for path in paths]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     found = [document for _, document in read(paths[0], tmp_path, "text")]
-    assert counts[0] == {
-        source: (30, sum(len(d.text) for d in found if d.source == source)) for source in SOURCES
-    }
+    assert counts[0] == {source: (30, sum(len(d.text) for d in found if d.source == source)) for source in SOURCES}
     changes = sum(a.source != b.source for a, b in zip(found, found[1:], strict=False))
     assert changes > len(found) / 2
 
