@@ -79,3 +79,21 @@ def test_an_input_error_of_several_lines_is_printed_as_one(
     with pytest.raises(SystemExit):
         cli.main([])
     assert capsys.readouterr().err == "saejax: a b\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fetch", "gpt"], ["demo", "--tokens", "5"], ["encode", "--store", "a", "--sae", "b", "--block", "0"],
+     ["train", "--store", "a", "--hook", "resid_post.0", "--k", "0"], ["lm", "train", "--batch", "0"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_value_that_no_config_can_have_is_one_line(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, "--out", str(tmp_path / "out")])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert shown.startswith("saejax: ")
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()
