@@ -4,8 +4,8 @@
 
 The work is a gather of n^2 / 2 numbers per permutation. In numba both cores each take a block of permutations and
 walk the rows of `a` once per block, so that a row of `a` is read from memory once for the whole block and the
-gathers stay within one row of `b` at a time. At n = 600 and 4,000 on two cores that took 0.025 and 3.8 ms per
-permutation, the same sums in XLA 1.4 and 23 ms.
+gathers stay within one row of `b` at a time. At n = 600 and 4,000 on two cores that took 0.06 and 5.8 ms per
+permutation, the same sums in XLA 0.8 and 57 ms.
 """
 
 from typing import Literal, no_type_check

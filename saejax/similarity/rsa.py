@@ -16,8 +16,8 @@ lie at a distance of 0 or a few 1e-16 from each other, in an order that rounding
 side this moves a score by about 1e-5, in the observed pairing and in every re-pairing alike.
 
 Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`, on the CPU (`score_batch`) or anywhere
-(`score`). `scripts/bench_null.py` holds both against ranking anew for each pairing. Float32 scores stay within 2e-7 of
-float64 ones.
+(`score`). On two cores 0.06 and 0.8 ms at n = 600, against 43 ms for ranking anew for each pairing; 5.8 and 57 ms
+at n = 4,000 against 4,900 (`scripts/bench_null.py`). Float32 scores stay within 2e-7 of float64 ones.
 
 Source: Kriegeskorte, Mur, Bandettini, "Representational similarity analysis", 2008.
 """

@@ -16,8 +16,9 @@ invertible maps, which move the 99 % cut.
 
 Cost per permutation: 2 n kx ky flop for the product, then the singular values of a kx x ky matrix by
 `saejax_kernels.nuclear_norms`: in float64 on the CPU (`score_batch`), or in the dtype of the state anywhere (`score`).
-`scripts/bench_null.py` holds both against a direct computation of everything for each pairing. Float32 scores stay
-within 2e-7 of float64 ones.
+On two cores, n = 600 with 235 directions on both sides: 1.4 and 3.3 ms, against 29 ms for a direct computation of
+everything for each pairing; n = 4,000 with 491 and 730: 15 and 39 ms against 540 (`scripts/bench_null.py`). Float32
+scores stay within 2e-7 of float64 ones.
 
 Source: Raghu, Gilmer, Yosinski, Sohl-Dickstein, "SVCCA", NeurIPS 2017; singular values as canonical correlations:
 Björck and Golub, "Numerical methods for computing angles between linear subspaces", 1973.
