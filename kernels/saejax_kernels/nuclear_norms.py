@@ -62,6 +62,8 @@ def nuclear_norms(
     """
     if impl == "jax":
         return _polar_inner_products(jnp.asarray(m))
+    if impl != "numba":
+        raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
     with jax.enable_x64(True):
         grams = np.array(_grams(m))
     norms = np.empty(len(grams))

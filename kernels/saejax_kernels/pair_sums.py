@@ -46,6 +46,8 @@ def pair_sums(
     """
     if impl == "jax":
         return jax.vmap(_pair_sum, in_axes=(None, None, 0))(jnp.asarray(a), jnp.asarray(b), jnp.asarray(perms))
+    if impl != "numba":
+        raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
     sums = np.empty(len(perms))
     _pair_sums(np.asarray(a), np.asarray(b), np.ascontiguousarray(perms, dtype=np.uint32), sums)
     return sums

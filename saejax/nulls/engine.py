@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -61,9 +61,9 @@ def permutation_test(
         x_ids: which feature each row of x is, so that a feature in several pairs is recognised; without ids, by
             equal rows.
         y_ids: the same for y.
-        batch: re-pairings scored together; as many as `MEMORY` holds when absent. It changes no result.
-        impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent. It changes no count, and draws by
-            less than a measure's tolerance.
+        batch: re-pairings scored together; as many as `MEMORY` holds when absent.
+        impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent. Neither this nor `batch` changes
+            a count; draws may move within the measure's tolerance.
 
     Returns:
         One result per measure, in the order asked for.
@@ -77,6 +77,8 @@ def permutation_test(
         raise InputError(f"permutations {permutations} must be at least 1 and at most 2^32")
     if batch is not None and batch < 1:
         raise InputError(f"batch {batch} must be at least 1")
+    if impl not in (None, *get_args(Impl)):
+        raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
     key = drawing.key_of(seed)
     null = Null.prepare(x, y, chosen, key, impl or default_impl())
     draws = null.draw(permutations, null.batch_size(permutations, batch))
