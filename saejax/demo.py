@@ -33,7 +33,7 @@ class DemoConfig:
     """Dictionary size of both SAEs."""
     k: int = 16
     """Latents kept per token."""
-    steps: int = 1500
+    steps: int = 1000
     """Training steps of each SAE, 2,048 rows each."""
     permutations: int = 10_000
     """Random pairings per arm and measure."""
