@@ -58,7 +58,7 @@ class Plannable(Generic[Config]):
     """A verb whose cost can be asked for first."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    dry_run: bool = False
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print what the run would cost (rows, bytes, minutes, memory, smallest p) and write nothing."""
 
 
@@ -115,7 +115,7 @@ def parse(config: type[Config], words: list[str], program: str, plannable: bool 
         The config, and whether only its plan is wanted.
     """
     wanted: Any = Plannable[config] if plannable else config
-    parsed = tyro.cli(wanted, args=words, prog=program)
+    parsed = tyro.cli(wanted, args=words, prog=program, description=config.__doc__)
     return (parsed.config, parsed.dry_run) if plannable else (parsed, False)
 
 

@@ -37,6 +37,8 @@ def test_help_of_a_verb_describes_every_option(name: str, capsys: pytest.Capture
     options = [line for line in shown.splitlines() if line.lstrip("│ ").startswith("--")]
     assert options
     assert "--out" in shown
+    assert cli.Plannable.__doc__ is not None
+    assert cli.Plannable.__doc__ not in shown
 
 
 def test_an_unknown_verb_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
