@@ -28,14 +28,14 @@ def read(source: str, text_field: str) -> Iterator[Placed]:
     )
 
 
-def revision(source: str) -> str:
+def revision(source: str) -> str | None:
     """Identify the state of a data set: on the hub its commit, else a hash of its files.
 
     Args:
         source: `hf:NAME` or `hf:NAME:CONFIG`.
 
     Returns:
-        The hash.
+        The hash; None where the data set's loader gives none.
 
     Raises:
         InputError: the extra is missing, or there is no such data set.
@@ -43,7 +43,7 @@ def revision(source: str) -> str:
     return _opened(source)[1]
 
 
-def _opened(source: str) -> tuple[Iterable[Any], str]:
+def _opened(source: str) -> tuple[Iterable[Any], str | None]:
     """Return the rows of a data set and the hash of its state."""
     try:
         import datasets  # pyright: ignore[reportMissingImports] (an extra)
