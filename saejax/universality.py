@@ -18,7 +18,7 @@ import numpy as np
 
 from saejax import artifacts
 from saejax.errors import InputError
-from saejax.features.pairing import Pairing, correlation_pairs
+from saejax.features.pairing import Pairing, correlation_pairs, pairing_cost
 from saejax.features.sources import CodeSource, FeatureCodes, RawHook
 from saejax.nulls import NullResult, permutation_test
 from saejax.rng import named_key, named_seed
@@ -101,13 +101,7 @@ def compare(config: CompareConfig) -> list[str]:
     Raises:
         InputError: the runs do not fit together, or an arm has too few pairs.
     """
-    sources = {
-        "sae": (FeatureCodes.open(config.x), FeatureCodes.open(config.y)),
-        "raw": (
-            RawHook.open(FeatureCodes.open(config.x).store, config.x_raw),
-            RawHook.open(FeatureCodes.open(config.y).store, config.y_raw),
-        ),
-    }
+    sources = open_arms(config)
     inputs = {"x": artifacts.run_fingerprint(config.x), "y": artifacts.run_fingerprint(config.y)}
     run = artifacts.begin(config.out, KIND, config, inputs)
     if not run.complete:
@@ -124,6 +118,16 @@ def compare(config: CompareConfig) -> list[str]:
             pairs={arm.name: len(arm) for arm in arms}, result_sha256=artifacts.fingerprint(rows),
         )  # fmt: skip
     return [*table(artifacts.read_json(run.path / "result.json")), str(run.path)]
+
+
+def open_arms(config: CompareConfig) -> dict[str, tuple[CodeSource, CodeSource]]:
+    """Open both sides of each arm, by the arm's name.
+
+    Raises:
+        InputError: a features run or its store is absent or unfinished, or a store lacks its raw hook.
+    """
+    x, y = FeatureCodes.open(config.x), FeatureCodes.open(config.y)
+    return {"sae": (x, y), "raw": (RawHook.open(x.store, config.x_raw), RawHook.open(y.store, config.y_raw))}
 
 
 def paired_arm(name: str, x: CodeSource, y: CodeSource, config: CompareConfig) -> Arm:
@@ -189,13 +193,29 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def plan(config: CompareConfig) -> dict[str, str]:
-    """Return what a comparison would cost, without running it."""
+    """Say what a comparison would cost; nothing is written.
+
+    Args:
+        config: the comparison that is planned.
+
+    Returns:
+        The cost of pairing each arm, the number of random pairings (what one costs depends on how many pairs are
+        found) and the smallest p, in words.
+
+    Raises:
+        InputError: the runs do not fit together.
+    """
+    pairing = {
+        f"{name} {key}": value
+        for name, (x, y) in open_arms(config).items()
+        for key, value in pairing_cost(x, y, config.memory_gib).items()
+    }
     scored = 2 * config.permutations + config.subsamples * config.subsample_permutations
+    smallest = [1 / (permutations + 1) for permutations in (config.permutations, config.subsample_permutations)]
     return {
+        **pairing,
         "random pairings": f"{scored * len(config.measures):,} over {len(config.measures)} measures",
-        "smallest p": f"{1 / (config.permutations + 1):.2g} for all pairs, "
-        f"{1 / (config.subsample_permutations + 1):.2g} in a subset",
-        "memory": f"{config.memory_gib} GiB for correlations at most",
+        "smallest p": f"{smallest[0]:.2g} for all pairs, {smallest[1]:.2g} in a subset",
     }
 
 

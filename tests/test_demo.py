@@ -1,6 +1,7 @@
 """The way from text to p-value on the shipped models, small."""
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from saejax.demo import DemoConfig, demo
 from saejax.errors import InputError
+from saejax.universality import CompareConfig, plan
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,19 @@ def test_the_same_demo_again_is_complete_and_prints_the_same(made: tuple[DemoCon
     manifest = (config.out / "comparison" / "manifest.json").read_bytes()
     assert demo(config) == lines
     assert (config.out / "comparison" / "manifest.json").read_bytes() == manifest
+
+
+def test_a_comparison_can_be_planned_on_its_stages(made: tuple[DemoConfig, list[str]], tmp_path: Path) -> None:
+    x, y = (made[0].out / name / "features" for name in ("seed0", "seed1"))
+    config = CompareConfig(x=x, y=y, x_raw="mlp_hidden.0", y_raw="mlp_hidden.0", out=tmp_path / "out", permutations=99)
+    planned = plan(config)
+    assert planned["sae features"] == "256 x 256, in 1 pass over the rows"
+    assert planned["raw features"] == "1,024 x 1,024, in 1 pass over the rows"
+    assert planned["random pairings"] == f"{2 * (2 * 99 + 20 * 500):,} over 2 measures"
+    assert planned["smallest p"] == "0.01 for all pairs, 0.002 in a subset"
+    assert not config.out.exists()
+    with pytest.raises(InputError, match=r"no hook mlp_hidden\.7"):
+        plan(dataclasses.replace(config, x_raw="mlp_hidden.7"))
 
 
 def test_too_few_tokens_are_refused() -> None:

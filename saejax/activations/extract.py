@@ -187,10 +187,11 @@ def extract(config: ExtractConfig) -> Path:
     run = artifacts.begin(config.out, KIND, config, inputs)
     if run.complete:
         return run.path
-    run.note(model=extractor.model.name, **inputs, bos_id=extractor.tokenizer.bos_id)
+    model, tokenizer = extractor.model, extractor.tokenizer
+    run.note(model=model.name, revision=model.revision, **inputs, bos_id=tokenizer.bos_id)
     for hook in config.hooks:
         if hook.startswith("mlp_hidden."):
-            write_decoder(run.path, hook, np.asarray(extractor.model.decoder_rows(hook)))
+            write_decoder(run.path, hook, np.asarray(model.decoder_rows(hook)))
     writer = StoreWriter(run, extractor.hooks(), config.dtype, config.shard_tokens)
     with progress("extracting activations", expected, done=writer.rows) as advance:
         for rows, found in _computed(extractor, writer.rows):

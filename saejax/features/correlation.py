@@ -10,6 +10,7 @@ is taken off at the end, which loses nothing for sparse codes, whose means are s
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -122,6 +123,30 @@ def correlation_slabs(
             sums /= x_moments.spread[ids, None]
             sums /= y_moments.spread[y_ids]
             yield np.clip(sums, -1, 1, out=sums)
+
+
+def correlation_minutes(x: CodeSource, y: CodeSource, passes: int, rows_per_block: int) -> float:
+    """Estimate how long the correlations of two sources would take, from their first block.
+
+    Args:
+        x: the source of the slabs' rows.
+        y: the source of their columns.
+        passes: number of slabs.
+        rows_per_block: store rows held at a time.
+    """
+    seconds = 0.0
+    for _ in range(2):  # the first time, files and code are read too
+        began = time.perf_counter()
+        blocks = [next(iter(source.blocks(rows_per_block))) for source in (x, y)]
+        read = time.perf_counter() - began
+        sides = zip(blocks, (x, y), strict=True)
+        found = [Moments(_rows_of(block), *_block_moments(block, side.d)) for block, side in sides]
+        moments_end = time.perf_counter()
+        slab = np.zeros((math.ceil(x.d / passes), y.d))
+        columns = [_columns(block, of, np.arange(d)) for block, of, d in zip(blocks, found, slab.shape, strict=True)]
+        _add_products(slab, *columns)
+        seconds = moments_end - began + passes * (read + time.perf_counter() - moments_end)
+    return math.ceil(x.rows / rows_per_block) * seconds / 60
 
 
 def _rows_of(block: Block) -> int:

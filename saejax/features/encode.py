@@ -9,6 +9,7 @@ sums.
 import dataclasses
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,10 +117,7 @@ def encode(config: EncodeConfig) -> Path:
         InputError: the SAE belongs to another model or hook than the store, an input is absent or unfinished,
             or the SAE gives codes that are no numbers.
     """
-    store, sae = Store.open(config.store), load(config.sae)
-    hook = require_store(config.sae, store)
-    if not store.kept.any():
-        raise InputError(f"{config.store} has no row but special tokens; extract more text")
+    store, sae, hook = _open(config)
     inputs = {name: artifacts.run_fingerprint(getattr(config, name)) for name in ("store", "sae")}
     run = artifacts.begin(config.out, KIND, config, inputs)
     if run.complete:
@@ -135,6 +133,46 @@ def encode(config: EncodeConfig) -> Path:
         never_fired=int((arrays["firing_count"] == 0).sum()),
     )  # fmt: skip
     return run.path
+
+
+def plan(config: EncodeConfig) -> dict[str, str]:
+    """Say what an encoding would cost, from two timed blocks; nothing is written.
+
+    Args:
+        config: the encoding that is planned.
+
+    Returns:
+        Rows, bytes on disk, minutes and memory, in words.
+
+    Raises:
+        InputError: as `encode`.
+    """
+    store, sae, hook = _open(config)
+    rows, d_sae, k = min(config.block, store.rows), sae.config.d_sae, sae.config.k
+    trial = FeatureStatistics(d_sae, config.examples)
+    kept = np.flatnonzero(store.kept[:rows])
+    seconds = 0.0
+    for start in (0, rows):
+        began = time.perf_counter()
+        trial.add(start + kept, *_codes_of(sae, store.read(hook, 0, rows), config.block, kept))
+        seconds = time.perf_counter() - began
+    per_feature = sum(array.nbytes for array in trial.arrays().values()) + sae.W_dec.nbytes
+    held = per_feature + 8 * k * SHARD_ROWS + 8 * config.block * d_sae
+    return {
+        "rows": f"{store.rows:,}",
+        "disk": f"{8 * k * store.rows + per_feature:,} bytes at most",
+        "minutes": f"{seconds * store.rows / rows / 60:.1f}",
+        "memory": f"{held / 2**30:.2f} GiB of arrays",
+    }
+
+
+def _open(config: EncodeConfig) -> tuple[Store, SAE, str]:
+    """Open store and SAE and return them with the hook that the SAE reads."""
+    store, sae = Store.open(config.store), load(config.sae)
+    hook = require_store(config.sae, store)
+    if not store.kept.any():
+        raise InputError(f"{config.store} has no row but special tokens; extract more text")
+    return store, sae, hook
 
 
 def _encode_rows(store: Store, hook: str, sae: SAE, folder: Path, config: EncodeConfig) -> FeatureStatistics:

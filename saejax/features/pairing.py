@@ -14,7 +14,13 @@ from jaxtyping import Float, Int
 
 from saejax import artifacts
 from saejax.errors import InputError
-from saejax.features.correlation import BYTES_PER_CELL, correlation_slabs, moments, slab_height
+from saejax.features.correlation import (
+    BYTES_PER_CELL,
+    correlation_minutes,
+    correlation_slabs,
+    moments,
+    slab_height,
+)
 from saejax.features.matching import Method, match
 from saejax.features.sources import ROWS_PER_BLOCK, CodeSource, FeatureCodes, RawHook
 
@@ -102,6 +108,48 @@ def pair(config: PairConfig) -> Path:
         artifacts.write_npy(run.path / "y_rows.npy", y.decoder_rows()[pairing.y_ids])
     run.finish(ledger_sha256=x.ledger_sha256, **_facts(matched, pairing, alive))
     return run.path
+
+
+def plan(config: PairConfig) -> dict[str, str]:
+    """Say what a pairing would cost; nothing is written.
+
+    Args:
+        config: the pairing that is planned.
+
+    Returns:
+        What `pairing_cost` tells, in words.
+
+    Raises:
+        InputError: a side is absent or unfinished, the sides hold different tokens, or the memory holds no slab.
+    """
+    x, y = _open(config.x, config.x_hook), _open(config.y, config.y_hook)
+    return pairing_cost(x, y, config.memory_gib)
+
+
+def pairing_cost(x: CodeSource, y: CodeSource, memory_gib: float) -> dict[str, str]:
+    """Estimate what pairing two sources costs if every feature varies, from their first block of rows.
+
+    Args:
+        x: one side.
+        y: the other side, over the same rows.
+        memory_gib: memory for correlations, in GiB.
+
+    Returns:
+        Rows, features, minutes (to correlate: an optimal assignment comes on top) and memory, in words.
+
+    Raises:
+        InputError: the sides hold different rows, or the memory holds no slab.
+    """
+    _require_same_rows(x, y)
+    height = slab_height(x.d, y.d, memory_gib)
+    passes = math.ceil(x.d / height)
+    dense = sum(2 * 8 * ROWS_PER_BLOCK * side.d for side in (x, y) if isinstance(side, RawHook))
+    return {
+        "rows": f"{x.rows:,}",
+        "features": f"{x.d:,} x {y.d:,}, in {passes} pass{'es' if passes > 1 else ''} over the rows",
+        "minutes": f"{correlation_minutes(x, y, passes, ROWS_PER_BLOCK):.1f} to correlate",
+        "memory": f"{(BYTES_PER_CELL * height * y.d + dense) / 2**30:.2f} GiB of arrays",
+    }
 
 
 def correlation_pairs(

@@ -19,6 +19,7 @@ from saejax.artifacts import file_sha256, fingerprint
 from saejax.errors import InputError
 from saejax.models.families import Family
 from saejax.models.gguf import load_gguf
+from saejax.models.origin import Origin, origin
 from saejax.models.transformer import TransformerConfig
 from saejax.models.weights import LoadedModel, load_folder, weight_files
 from saejax.types import AnyArray
@@ -45,20 +46,21 @@ class LanguageModel:
 
     Attributes:
         config: its shape and constants.
-        name: the name of its folder or file.
+        name: what manifests call it.
+        revision: which release of it, or none where its folder does not say.
         family: where its weights and hook points lie in Hugging Face's naming.
     """
 
-    def __init__(self, loaded: LoadedModel, name: str, files: Sequence[Path]) -> None:
+    def __init__(self, loaded: LoadedModel, source: Origin, files: Sequence[Path]) -> None:
         """Wrap a transformer; `load` is the way from a folder.
 
         Args:
             loaded: the transformer and its family.
-            name: what to call it in manifests.
+            source: its name and revision.
             files: the files that its weights came from.
         """
         self.config: TransformerConfig = loaded.model.config
-        self.name = name
+        self.name, self.revision = source
         self.family: Family = loaded.family
         self._files = tuple(files)
         self._graph, self._weights = nnx.split(loaded.model)
@@ -203,10 +205,10 @@ def load(folder: Path | str) -> LanguageModel:
     if path.is_file() and path.suffix != ".gguf":
         raise InputError(f"model {path} is not a .gguf file; name a model folder or a .gguf file")
     if path.is_dir() and ((path / "config.json").exists() or not single):
-        return LanguageModel(load_folder(path), path.resolve().name, weight_files(path))
+        return LanguageModel(load_folder(path), origin(path), weight_files(path))
     if len(single) > 1:
         raise InputError(f"{path} holds {len(single)} .gguf files; name one, for example {single[0]}")
-    return LanguageModel(load_gguf(single[0]), single[0].stem, single)
+    return LanguageModel(load_gguf(single[0]), origin(single[0]), single)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "hooks"))

@@ -159,8 +159,9 @@ def provenance(manifest: dict[str, Any], sides: tuple[Side, ...]) -> list[tuple[
     ]  # fmt: skip
     for side in sides:
         store, sae = side.store.manifest, artifacts.read_manifest(side.sae)
+        model, revision, weights = (store["facts"][key] for key in ("model", "revision", "model_fingerprint"))
         facts += [
-            (f"{side.name}: model", f"{store['facts']['model']}, weights sha256 {store['facts']['model_fingerprint']}"),
+            (f"{side.name}: model", f"{model}, revision {revision or 'not known'}, weights sha256 {weights}"),
             (f"{side.name}: text", f"{store['config']['corpus']}, {store['facts']['rows']:,} tokens"),
             (f"{side.name}: SAE", ", ".join(f"{key} {value}" for key, value in sae["config"].items())),
         ]

@@ -119,7 +119,7 @@ def test_what_neurons_write_is_kept_beside_them(made: ExtractConfig, store: Stor
 
 def test_the_manifest_names_model_hooks_and_text(made: ExtractConfig, store: Store) -> None:
     facts, model = store.manifest["facts"], load(made.model)
-    assert facts["model"] == "model"
+    assert (facts["model"], facts["revision"]) == ("model", model.revision)
     assert facts["model_fingerprint"] == model.fingerprint
     assert facts["tokenizer_sha256"] == Tokenizer.load(made.model).sha256
     assert facts["hooks"] == {hook: {"width": WIDTHS[hook], "module_path": model.module_path(hook)} for hook in HOOKS}

@@ -73,6 +73,17 @@ def test_codes_of_a_trained_shape_equal_its_dense_codes(tmp_path: Path, inputs: 
     np.testing.assert_array_equal(features.decoder_rows(), sae.W_dec)
 
 
+def test_a_plan_tells_rows_and_bytes_and_writes_nothing(tmp_path: Path, inputs: dict) -> None:
+    planned = encode.plan(EncodeConfig(**inputs, out=tmp_path / "out", examples=5))
+    assert not (tmp_path / "out").exists()
+    assert set(planned) == {"rows", "disk", "minutes", "memory"}
+    assert planned["rows"] == str(ROWS)
+    out = encode.encode(EncodeConfig(**inputs, out=tmp_path / "out", examples=5))
+    with np.load(out / "features.npz") as file:
+        per_feature = sum(array.nbytes for array in file.values()) + np.load(out / "decoder.npy").nbytes
+    assert planned["disk"] == f"{ROWS * K * 8 + per_feature:,} bytes at most"
+
+
 def test_special_tokens_hold_no_code_and_change_nothing(tmp_path: Path, inputs: dict, x: np.ndarray) -> None:
     special = some_special(ROWS)
     huge = np.where(special[:, None], np.float32(1e30), x)

@@ -11,7 +11,7 @@ from saejax.artifacts import read_manifest
 from saejax.errors import InputError
 from saejax.features.encode import EncodeConfig, encode
 from saejax.features.matching import Method
-from saejax.features.pairing import PairConfig, Pairing, correlation_pairs, pair
+from saejax.features.pairing import PairConfig, Pairing, correlation_pairs, pair, plan
 
 METHODS: list[Method] = ["many_to_one", "mutual_best", "one_to_one"]
 ROWS, D = 600, 20
@@ -200,6 +200,18 @@ def test_a_complete_pairing_is_left_alone_and_another_is_refused(runs: Path, tmp
         pair(PairConfig(runs / "codes_x", runs / "codes_y", tmp_path / "out", minimum_correlation=0.2))
 
 
+@pytest.mark.parametrize(("memory_gib", "passes"), [(1.0, "1 pass"), (16 * D * 5 / 2**30, f"{-(-D // 5)} passes")])
+def test_a_plan_tells_rows_and_passes_and_writes_nothing(
+    runs: Path, tmp_path: Path, memory_gib: float, passes: str
+) -> None:
+    config = PairConfig(runs / "codes_x", runs / "store_y", tmp_path / "out", y_hook=HOOK, memory_gib=memory_gib)
+    planned = plan(config)
+    assert planned["rows"] == str(ROWS)
+    assert planned["features"] == f"{D} x {D}, in {passes} over the rows"
+    assert planned["minutes"] == "0.0 to correlate"
+    assert not config.out.exists()
+
+
 def test_no_pair_above_the_minimum_is_a_result_too(runs: Path, tmp_path: Path) -> None:
     out = pair(PairConfig(runs / "codes_x", runs / "codes_y", tmp_path / "out", minimum_correlation=0.9999))
     assert len(read_pairs(out).x_ids) == 0
@@ -215,8 +227,9 @@ def test_no_pair_above_the_minimum_is_a_result_too(runs: Path, tmp_path: Path) -
 
 def test_bad_input_is_refused_before_anything_is_written(runs: Path, tmp_path: Path) -> None:
     made_store(tmp_path / "longer", sparse_codes(ROWS + 1, D, 0), some_special(ROWS + 1))
-    with pytest.raises(InputError, match=r"codes_x and .*longer \(resid_post.0\) hold different tokens"):
-        pair(PairConfig(runs / "codes_x", tmp_path / "longer", tmp_path / "out", y_hook=HOOK))
+    for verb in (pair, plan):
+        with pytest.raises(InputError, match=r"codes_x and .*longer \(resid_post.0\) hold different tokens"):
+            verb(PairConfig(runs / "codes_x", tmp_path / "longer", tmp_path / "out", y_hook=HOOK))
     with pytest.raises(InputError, match="'activations' where 'features' is needed"):
         pair(PairConfig(runs / "store_x", runs / "codes_y", tmp_path / "out"))
     with pytest.raises(InputError, match="no hook mlp_hidden.0"):

@@ -1,8 +1,7 @@
 """Scores of an independent public library (resi at 24ab9e5), which ours must repeat.
 
-`golden.npz` holds matrices, four pairings each and scores of three cases: more columns on the left (unit7), fewer
-rows than columns (wide7), and many equal rows (hubs7). Where the whole reference file lies beside the checkout, its
-other case (tall7) is held against too.
+`golden.npz` holds matrices, four pairings each and the library's scores of four cases: more columns on the right
+(tall7), more on the left (unit7), fewer rows than columns (wide7), and many equal rows (hubs7).
 """
 
 import json
@@ -15,25 +14,16 @@ import pytest
 
 from saejax.similarity import MEASURES
 
-SHIPPED = Path(__file__).parent / "golden.npz"
-WHOLE = Path(__file__).parents[3] / "shared" / "reference" / "similarity_golden.npz"
+GOLDEN = Path(__file__).parent / "golden.npz"
 
 
 def cases() -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
     found = []
-    with np.load(SHIPPED) as golden:
-        for case in ("unit7", "wide7", "hubs7"):
+    with np.load(GOLDEN) as golden:
+        for case, table in json.loads(str(golden["scores_json"])).items():
             x, y, perms = golden[f"{case}/x"], golden[f"{case}/y"], golden[f"{case}/perms"].astype(np.int32)
-            found.append((case, x, y, perms, {name: golden[f"{case}/{name}"] for name in MEASURES}))
-    if WHOLE.exists():
-        with np.load(WHOLE) as golden:
-            scores = json.loads(str(golden["scores_json"]))
-            for case, table in scores.items():
-                if any(case == name for name, *_ in found):
-                    continue
-                x, y, perms = golden[f"{case}/x"], golden[f"{case}/y"], golden[f"{case}/perms"].astype(np.int32)
-                expected = {name: np.array(table[name.upper()], dtype=float) for name in MEASURES}
-                found.append((case, x, y, perms, expected))
+            expected = {name: np.array(table[name.upper()], dtype=float) for name in MEASURES}
+            found.append((case, x, y, perms, expected))
     return found
 
 
