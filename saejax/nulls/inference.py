@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 
 from saejax.similarity import Measure
 
-# Scores that are equal in exact arithmetic differ by rounding in float64; those of all our measures are of order 1.
+# Cores that are equal in exact arithmetic differ by rounding in float64; all are of order 1.
 TIE = 1e-12
 CONFIDENCE = 0.95
 
@@ -91,32 +91,36 @@ def clopper_pearson(exceedances: int, permutations: int) -> tuple[float, float]:
     return low, high
 
 
-def count_exceedances(measure: Measure, draws: Float[np.ndarray, "perm"], observed: float) -> int:
-    """Count the draws that are at least as similar as the observed score, ties included."""
-    excess = draws - observed if measure.larger_is_more_similar else observed - draws
-    return int(np.sum(excess >= -TIE))
+def count_exceedances(cores: Float[np.ndarray, "perm"], observed: float) -> int:
+    """Count the draws that are at least as similar as the observed pairing, ties included."""
+    return int(np.sum(cores - observed >= -TIE))
 
 
-def judge(measure: Measure, n: int, observed: float, draws: Float[np.ndarray, "perm"], scheme: str) -> NullResult:
-    """Hold an observed score against its null draws.
+def judge(
+    measure: Measure, own: Any, n: int, observed: float, cores: Float[np.ndarray, "perm"], scheme: str
+) -> NullResult:
+    """Hold an observed core against its null draws.
 
     Args:
         measure: the measure that made both.
+        own: its state, in float64.
         n: number of pairs.
-        observed: the score of the pairing.
-        draws: the scores of random re-pairings, at least one.
+        observed: the core of the pairing.
+        cores: the cores of random re-pairings, at least one.
         scheme: name of the scheme that they were drawn under.
 
     Returns:
-        The result.
+        The result, in scores.
     """
-    m, b = len(draws), count_exceedances(measure, draws, observed)
+    m, b = len(cores), count_exceedances(cores, observed)
+    draws, score = measure.scores(own, cores), float(measure.scores(own, np.array(observed)))
     mean = float(draws.mean())
     sd = float(draws.std(ddof=1)) if m > 1 else None
-    z = (observed - mean) / sd if sd is not None and sd > measure.tolerance else None
+    varies = m > 1 and cores.std(ddof=1) > measure.tolerance
     low, high = clopper_pearson(b, m)
     return NullResult(
-        measure=measure.name, n=n, observed=observed, null_mean=mean, null_sd=sd, z=z, p_value=p_value(b, m),
-        p_low=low, p_high=high, permutations=m, exceedances=b, scheme=scheme,
-        tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", draws=draws,
+        measure=measure.name, n=n, observed=score, null_mean=mean, null_sd=sd,
+        z=(score - mean) / sd if varies and sd else None, p_value=p_value(b, m), p_low=low, p_high=high,
+        permutations=m, exceedances=b, scheme=scheme, tail="upper" if measure.larger_is_more_similar else "lower",
+        method="sampled", draws=draws,
     )  # fmt: skip

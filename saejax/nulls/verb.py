@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import Impl, Null, check_pairing, default_impl, find_measures, permutation_test
+from saejax.nulls.engine import MEMORY_GIB, batch_size, check_pairing, find_measures, permutation_test
 from saejax.nulls.schemes import find_scheme
+from saejax.nulls.scoring import Impl, Null, default_impl
 
 TRIAL = 16  # re-pairings that a plan scores to see how long they take
 
@@ -106,17 +106,17 @@ def plan(config: NullConfig) -> dict[str, str]:
     record = _record(config)
     _is_complete(config, record)
     measures = find_measures(config.measures)
-    check_pairing(x, y, measures, config.scheme, None, None)
+    pair = check_pairing(x, y, measures, config.scheme, None, None)
     started = time.perf_counter()
-    trial = Null.prepare(x, y, measures, drawing.key_of(config.seed), record["impl"])
-    size = trial.batch_size(TRIAL)
+    memory = int(MEMORY_GIB * 2**30)
+    trial = Null.prepare(pair, measures, drawing.key_of(config.seed), record["impl"], memory)
+    size = batch_size(trial, TRIAL)
     trial.score_range(0, size)
     warm = time.perf_counter()
     trial.score_range(0, size)
     per_draw = (time.perf_counter() - warm) / size
     seconds = warm - started + per_draw * config.permutations
-    scratch = sum(each.measure.scratch(each.fast) for each in trial.prepared) * trial.batch_size(config.permutations)
-    states = sum(leaf.nbytes for each in trial.prepared for leaf in jax.tree.leaves((each.exact, each.fast)))
+    held = trial.state_bytes() + trial.bytes_each() * trial.largest_batch() + x.nbytes + y.nbytes
     pairings = math.factorial(trial.n) if trial.n < 20 else math.inf
     return {
         "rows": f"{trial.n:,} pairs",
@@ -124,7 +124,7 @@ def plan(config: NullConfig) -> dict[str, str]:
         "smallest p": f"{max(1 / (config.permutations + 1), 1 / pairings):.2g}",
         "bytes": f"{8 * config.permutations * len(measures):,} of null draws",
         "minutes": f"{seconds / 60:.1f} ({1000 * per_draw:.2f} ms per permutation)",
-        "memory": f"{(states + scratch + x.nbytes + y.nbytes) / 2**30:.2f} GiB of arrays",
+        "memory": f"{held / 2**30:.2f} GiB of arrays",
         "impl": record["impl"],
     }
 

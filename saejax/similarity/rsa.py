@@ -26,84 +26,72 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from saejax_kernels import pair_sums
 from scipy.spatial.distance import squareform
 
 from saejax.errors import InputError
-from saejax.similarity.measure import Measure, as_pair
-from saejax.types import AnyArray, Matrix, Permutation, Permutations, Scalar, Scores
+from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.pair import Pair
+from saejax.similarity.quadratic import quadratic
+from saejax.types import AnyArray, Matrix, Permutation
 
 ROUNDING = 1e-12  # more than float64 leaves between correlation distances that are equal in exact arithmetic
 
 
 class RSAState(NamedTuple):
-    """What no re-pairing changes.
-
-    Attributes:
-        a: centred ranks of the distances in x, of unit norm over i < j; symmetric, zero on the diagonal.
-        b: the same for y.
-    """
-
-    a: Float[AnyArray, "n n"]
-    b: Float[AnyArray, "n n"]
+    """Nothing: the ranks are the whole state."""
 
 
-def check(x: AnyArray, y: AnyArray) -> None:
+def check(pair: Pair) -> None:
     """Refuse rows that have no correlation with others.
 
     Raises:
-        InputError: the matrices cannot be compared, or a row is constant.
+        InputError: a row is constant.
     """
-    for name, matrix in zip("xy", as_pair(x, y), strict=True):
-        constant = np.flatnonzero(np.ptp(matrix, axis=1) == 0)
+    for name, side in pair.sides:
+        constant = np.flatnonzero(np.ptp(side.values, axis=1) == 0)
         if len(constant):
             raise InputError(
-                f"rsa: row {constant[0]} of {name} is constant ({matrix[constant[0], 0]:.6g} in every column; "
+                f"rsa: row {constant[0]} of {name} is constant ({side.values[constant[0], 0]:.6g} in every column; "
                 f"{len(constant)} such row(s)), so it has no correlation with the others; leave that pair out"
             )
 
 
-def prepare(x: AnyArray, y: AnyArray) -> RSAState:
+def ranks(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Rank the distances of both sides, in float64.
 
     Args:
-        x: `[n, dx]`.
-        y: `[n, dy]`.
+        pair: the matrices.
 
     Returns:
-        Standardised ranks as numpy arrays; 16 n^2 bytes.
+        Standardised ranks of x and y, `[n, n]`, of unit norm over i < j; 16 n^2 bytes.
 
     Raises:
-        InputError: the matrices cannot be compared; a row is constant, so that it has no correlation; or all
-            distances of one side are equal, so that they have no order.
+        InputError: all distances of one side are equal, so that they have no order.
     """
-    return RSAState(*(squareform(_standardised_ranks(d)) for d in _distance_pair(x, y)))
+    a, b = (squareform(_standardised_ranks(distances)) for distances in _distance_pair(pair))
+    return a, b
 
 
-def score(state: RSAState, perm: Permutation) -> Scalar:
+def own(pair: Pair) -> RSAState:
+    """Return nothing: the ranks are the whole state."""
+    return RSAState()
+
+
+def core(own: RSAState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
     """Return the rank correlation of the distances in x and in y[perm]."""
-    return pair_sums(state.a, state.b, perm[None], impl="jax")[0]
-
-
-def score_batch(state: RSAState, perms: Permutations) -> Scores:
-    """Return the scores of a batch on the CPU, by the numba kernel."""
-    return pair_sums(state.a, state.b, perms, impl="numba")
+    return exactly(values[0])
 
 
 def reference(x: AnyArray, y: AnyArray) -> float:
     """Return the RSA of two matrices, straight from the definition."""
-    return float(np.corrcoef([_ranks(distances) for distances in _distance_pair(x, y)])[0, 1])
+    pair = Pair.of(x, y)
+    check(pair)
+    return float(np.corrcoef([_ranks(distances) for distances in _distance_pair(pair)])[0, 1])
 
 
-def scratch(state: RSAState) -> int:
-    """Return the bytes that one permutation of a batch takes: two gathered rows."""
-    return 8 * len(state.a)
-
-
-def _distance_pair(x: AnyArray, y: AnyArray) -> tuple[np.ndarray, ...]:
-    check(x, y)
-    distances = tuple(_distances(matrix) for matrix in as_pair(x, y))
-    for name, values in zip("xy", distances, strict=True):
+def _distance_pair(pair: Pair) -> tuple[np.ndarray, ...]:
+    distances = tuple(_distances(side.values) for _, side in pair.sides)
+    for (name, _), values in zip(pair.sides, distances, strict=True):
         if np.ptp(values) <= ROUNDING:
             raise InputError(
                 f"rsa: all {len(values)} correlation distances in {name} are equal ({values[0]:.3g}), so they have "
@@ -139,10 +127,9 @@ RSA = Measure(
     larger_is_more_similar=True,
     invariances=("row shift", "row scale"),
     tolerance=1e-6,
-    check=check,
-    prepare=prepare,
-    score=score,
-    score_batch=score_batch,
+    statistics=(quadratic("ranks of correlation distances", ranks),),
+    own=own,
+    core=core,
     reference=reference,
-    scratch=scratch,
+    check=check,
 )

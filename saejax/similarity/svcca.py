@@ -1,133 +1,117 @@
-"""SVCCA: the mean canonical correlation of the directions that carry 99 % of each matrix's variance.
+"""SVCCA: the mean canonical correlation of the directions that carry most of each matrix's variance.
 
-With x and y column-centred, Ux `[n, kx]` their first kx left singular vectors, kx the smallest number whose squared
-singular values sum to at least 99 % of the total, and the same for y:
+With x and y column-centred, Ux `[n, kx]` their first kx left singular vectors, and the same for y:
 
     svcca(x, y) = ||Ux' Uy||_* / min(kx, ky)
 
 because the canonical correlations of two orthonormal bases are the singular values of their product, and ||.||_* is
-the sum of those. Re-pairing y by a permutation P moves the rows of Uy and nothing else: score = ||Ux' P Uy||_* /
-min(kx, ky), so means, bases and ranks are found once.
+the sum of those. Re-pairing y moves the rows of Uy and nothing else, so means, bases and ranks are found once.
+
+Three rules for kx and ky. `svcca`: the smallest number whose squared singular values sum to at least 99 % of the
+total. `svcca(components=k)`: k on both sides. `svcca(variant="k1")`: one component, |Ux' Uy|, the absolute
+correlation of the first principal components. That is what widely copied code computes under the name SVCCA: it
+compares a variance normalised to 1 with 0.99 times the total, finds none that reaches it, and keeps one component.
+It reproduces published numbers and measures nothing else.
 
 Range 0 to 1, larger is more similar. Random pairings do not score near 0: with kx + ky of the size of n the null
-mean is large (Wachter's law), so a raw score means nothing without its null.
+mean is large (Wachter's law, `saejax.similarity.wachter`), and with kx + ky far above n every pairing scores 1. So a
+raw score means nothing without its null.
 Invariant to rotation of the columns, to scaling by one number and to shifts, on either side; not to general
 invertible maps, which move the 99 % cut.
 
-Cost per permutation: 2 n kx ky flop for the product, then the singular values of a kx x ky matrix by
-`saejax_kernels.nuclear_norms`: in float64 on the CPU (`score_batch`), or in the dtype of the state anywhere (`score`).
-On two cores, n = 600 with 235 directions on both sides: 1.4 and 3.3 ms, against 29 ms for a direct computation of
-everything for each pairing; n = 4,000 with 491 and 730: 15 and 39 ms against 540 (`scripts/bench_null.py`). Float32
-scores stay within 2e-7 of float64 ones.
+Cost per permutation: 2 n kx ky flop for the product of `saejax.similarity.bases`, then the singular values of a
+kx x ky matrix: in float64 by `saejax_kernels.nuclear_norms` on the CPU, by matrix products with a certificate
+(`saejax_kernels.nuclear_bounds`) elsewhere. Float32 cores stay within 2e-7 of float64 ones on the CPU.
 
 Source: Raghu, Gilmer, Yosinski, Sohl-Dickstein, "SVCCA", NeurIPS 2017; singular values as canonical correlations:
 Björck and Golub, "Numerical methods for computing angles between linear subspaces", 1973.
 """
 
-from typing import NamedTuple
+import dataclasses
+import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
-from saejax_kernels import nuclear_norms
+from jaxtyping import Float
 
-from saejax.similarity.measure import Measure, as_pair
-from saejax.types import AnyArray, Matrix, Permutation, Permutations, Scalar, Scores
+from saejax.errors import InputError
+from saejax.similarity.bases import BASES, padded
+from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.nuclear import NuclearState, nuclear_core, nuclear_core_batch, nuclear_core_exact
+from saejax.similarity.pair import Pair
+from saejax.types import AnyArray, Permutation
 
 VARIANCE = 0.99
 
-# Bases get zero columns up to a multiple of this, which add zero singular values, so that subsamples of one n with
-# slightly different kx and ky share one compiled program.
-PADDING = 32
 
-
-class SVCCAState(NamedTuple):
-    """What no re-pairing changes.
-
-    Attributes:
-        ux: orthonormal basis of centred x, `[n, kx]` and zero columns up to a multiple of `PADDING`.
-        uy: the same for y.
-        kx: number of directions in `ux`.
-        ky: number of directions in `uy`.
-    """
-
-    ux: Float[AnyArray, "n padded_kx"]
-    uy: Float[AnyArray, "n padded_ky"]
-    kx: Int[AnyArray, ""]
-    ky: Int[AnyArray, ""]
-
-
-def prepare(x: AnyArray, y: AnyArray) -> SVCCAState:
-    """Find both bases, in float64.
+@functools.cache
+def svcca(*, components: int | None = None, variant: str | None = None) -> Measure:
+    """Return SVCCA by one of its rules.
 
     Args:
-        x: `[n, dx]`.
-        y: `[n, dy]`.
-
-    Returns:
-        Bases and their ranks as numpy arrays; 8 n (kx + ky) bytes.
+        components: directions to keep on both sides; as many as carry 99 % of the variance when None.
+        variant: `k1` for the one component that published code keeps by mistake.
 
     Raises:
-        InputError: the matrices cannot be compared.
+        InputError: components is below 1, or given together with a variant, or the variant is unknown.
     """
-    bases = [_basis(matrix) for matrix in as_pair(x, y)]
-    padded = [np.pad(basis, ((0, 0), (0, -basis.shape[1] % PADDING))) for basis in bases]
-    kx, ky = (np.asarray(basis.shape[1], dtype=np.int32) for basis in bases)
-    return SVCCAState(padded[0], padded[1], kx, ky)
+    if variant not in (None, "k1"):
+        raise InputError(f"svcca: variant {variant!r} is unknown; the one there is is k1")
+    if variant and components is not None:
+        raise InputError(f"svcca: components {components} and variant k1, one component, exclude each other")
+    if components is not None and components < 1:
+        raise InputError(f"svcca: components {components} must be at least 1")
+    name = "svcca" if components is None else f"svcca:components={components}"
+    rule = Measure(
+        name=name, larger_is_more_similar=True, invariances=("rotation", "column permutation", "scale", "shift"),
+        tolerance=1e-6, statistics=(BASES,), own=functools.partial(_own, components), core=nuclear_core,
+        core_batch=nuclear_core_batch, core_exact=nuclear_core_exact, check=functools.partial(_check, components),
+        extent=functools.partial(_extent, components), reference=functools.partial(_reference, components),
+    )  # fmt: skip
+    if variant is None:
+        return rule
+    return dataclasses.replace(svcca(components=1), name="svcca:variant=k1", core=_first_core, core_batch=None)
 
 
-def score(state: SVCCAState, perm: Permutation) -> Scalar:
-    """Return the mean canonical correlation of x and y[perm]."""
-    product = _product(state.ux, state.uy, jnp.asarray(perm))
-    components = jnp.minimum(jnp.asarray(state.kx), jnp.asarray(state.ky))
-    return nuclear_norms(product[None], impl="jax")[0] / components.astype(product.dtype)
+def _own(components: int | None, pair: Pair) -> NuclearState:
+    kx, ky = _extent(components, pair)
+    return NuclearState(padded(np.ones(kx)), padded(np.ones(ky)), np.asarray(float(min(kx, ky))))
 
 
-def score_batch(state: SVCCAState, perms: Permutations) -> Scores:
-    """Return the scores of a batch on the CPU: products by XLA, nuclear norms by the numba kernel in float64."""
-    products = _products(state.ux, state.uy, perms)
-    return np.asarray(nuclear_norms(products, impl="numba")) / min(int(state.kx), int(state.ky))
+def _extent(components: int | None, pair: Pair) -> tuple[int, int]:
+    if components is not None:
+        return components, components
+    return _carrying(pair.x.singular), _carrying(pair.y.singular)
 
 
-def reference(x: AnyArray, y: AnyArray) -> float:
+def _carrying(singular: Float[np.ndarray, "r"]) -> int:
+    """Return how many leading singular values carry `VARIANCE` of the sum of squares."""
+    variance = np.cumsum(singular**2)
+    return int(np.searchsorted(variance, VARIANCE * variance[-1])) + 1
+
+
+def _check(components: int | None, pair: Pair) -> None:
+    for name, side in pair.sides:
+        if components is not None and components > side.rank:
+            raise InputError(
+                f"svcca: components {components} is above the {side.rank} directions of {name} "
+                f"({side.values.shape[0]} rows, {side.values.shape[1]} columns); lower it"
+            )
+
+
+def _first_core(own: NuclearState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
+    """Return the absolute correlation of the first principal components."""
+    return exactly(jnp.abs(values[0][0, 0]))
+
+
+def _reference(components: int | None, x: AnyArray, y: AnyArray) -> float:
     """Return the SVCCA of two matrices, straight from the definition."""
-    ux, uy = (_basis(matrix) for matrix in as_pair(x, y))
-    return float(np.linalg.svd(ux.T @ uy, compute_uv=False).sum() / min(ux.shape[1], uy.shape[1]))
+    bases = []
+    for _, side in Pair.of(x, y).sides:
+        left, singular, _ = np.linalg.svd(side.centred, full_matrices=False)
+        bases.append(left[:, : components or _carrying(singular)])
+    correlations = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
+    return float(correlations.sum() / min(basis.shape[1] for basis in bases))
 
 
-def scratch(state: SVCCAState) -> int:
-    """Return the bytes that one permutation of a batch takes: its product, and two matrices of the kernel."""
-    kx, ky = state.ux.shape[1], state.uy.shape[1]
-    return 12 * kx * ky + 16 * min(kx, ky) ** 2
-
-
-def _basis(matrix: Matrix) -> Float[np.ndarray, "n k"]:
-    """Return the left singular vectors that carry `VARIANCE` of a matrix's variance about its column means."""
-    vectors, values, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
-    variance = np.cumsum(values**2)
-    return vectors[:, : np.searchsorted(variance, VARIANCE * variance[-1]) + 1]
-
-
-def _product(ux: AnyArray, uy: AnyArray, perm: AnyArray) -> jax.Array:
-    # The highest precision, because the default on an accelerator is TF32 or bfloat16 and would move p-values.
-    return jnp.matmul(jnp.asarray(ux).T, jnp.asarray(uy)[perm], precision=jax.lax.Precision.HIGHEST)
-
-
-@jax.jit
-def _products(ux: AnyArray, uy: AnyArray, perms: AnyArray) -> jax.Array:
-    return jax.lax.map(lambda perm: _product(ux, uy, perm), perms)
-
-
-SVCCA = Measure(
-    name="svcca",
-    larger_is_more_similar=True,
-    invariances=("rotation", "scale", "shift"),
-    tolerance=1e-6,
-    check=as_pair,
-    prepare=prepare,
-    score=score,
-    score_batch=score_batch,
-    reference=reference,
-    scratch=scratch,
-)
+SVCCA = svcca()

@@ -15,11 +15,13 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import NullResult, permutation_test
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import MEMORY, Impl, Null, default_impl
+from saejax.nulls.engine import batch_size
 from saejax.nulls.inference import count_exceedances, p_value
-from saejax.similarity import MEASURES
+from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
+from saejax.similarity import MEASURES, Measure, Pair
+from saejax.similarity.measure import core_batch
 
-NAMES = list(MEASURES)
+NAMES = ["svcca", "rsa"]
 IMPLS: list[Impl] = ["host", "jax"]
 
 
@@ -94,13 +96,14 @@ def test_p_is_uniform_when_the_pairing_means_nothing(name: str) -> None:
     states, perms = [], []
     for replicate in range(replicates):
         x, y = (rng.normal(size=(n, 3)) + 3 * rng.normal(size=(3, 3))[rng.integers(3, size=n)] for _ in range(2))
-        states.append(jax.tree.map(lambda leaf: leaf[:, :12] if leaf.ndim else leaf, measure.prepare(x, y)))
+        states.append(measure.prepare(x, y))
         perms.append(drawing.on_host(drawing.key_of(replicate), drawing.as_indices(0, m), n))
     with_identity = np.concatenate([np.tile(np.arange(n), (replicates, 1, 1)), np.array(perms)], axis=1)
     with jax.enable_x64(True):
         stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *states)
         scores = jax.jit(jax.vmap(jax.vmap(measure.score, in_axes=(None, 0))))(stacked, jnp.asarray(with_identity))
-    p = np.array([p_value(count_exceedances(measure, row[1:], float(row[0])), m) for row in np.asarray(scores)])
+    sign = 1 if measure.larger_is_more_similar else -1
+    p = np.array([p_value(count_exceedances(sign * row[1:], sign * float(row[0])), m) for row in np.asarray(scores)])
     spread_out = p - rng.random(replicates) / (m + 1)  # p takes m + 1 values; this makes it continuous
     assert scipy.stats.kstest(spread_out, "uniform").pvalue > 0.01
     for level in (0.05, 0.1):
@@ -124,12 +127,18 @@ def test_a_saturated_measure_says_nothing() -> None:
     assert (result.p_value, result.exceedances, result.z) == (1, 50, None)
 
 
+def shifted(by: float) -> Measure:
+    """RSA with a fast way on the host that is off."""
+    rsa = MEASURES["rsa"]
+    return dataclasses.replace(
+        rsa, core_batch=lambda own, values, perms: np.asarray(core_batch(rsa, own, values, perms).low) + by
+    )
+
+
 def test_measures_may_disagree_with_their_definition_only_by_raising(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = matrices(6, 20, 4, 4, 0.0)
-    rsa = MEASURES["rsa"]
-    wrong = dataclasses.replace(rsa, score_batch=lambda state, perms: rsa.score_batch(state, perms) + 2e-6)
-    monkeypatch.setitem(MEASURES, "rsa", wrong)
-    with pytest.raises(ArithmeticError, match="rsa of the observed pairing is .* farther apart than its tolerance"):
+    monkeypatch.setitem(MEASURES, "rsa", shifted(2e-6))
+    with pytest.raises(ArithmeticError, match="rsa of the observed pairing has core .* farther apart than its tol"):
         run(x, y, 10, measures=["rsa"], impl="host")
 
 
@@ -137,9 +146,7 @@ def test_draws_within_tolerance_are_scored_again(monkeypatch: pytest.MonkeyPatch
     """A fast way that is off by less than its tolerance changes no count, though it moves most draws."""
     x, y = matrices(2, 5, 3, 2, 0.5)
     expected = run(x, y, 300, measures=["rsa"], impl="host")[0]
-    rsa = MEASURES["rsa"]
-    for shift in (-8e-7, 8e-7):
-        off = dataclasses.replace(rsa, score_batch=lambda state, perms, by=shift: rsa.score_batch(state, perms) + by)
+    for off in (shifted(-8e-7), shifted(8e-7)):
         monkeypatch.setitem(MEASURES, "rsa", off)
         result = run(x, y, 300, measures=["rsa"], impl="host")[0]
         assert result.exceedances == expected.exceedances
@@ -148,25 +155,32 @@ def test_draws_within_tolerance_are_scored_again(monkeypatch: pytest.MonkeyPatch
 
 def test_default_batches_stay_within_memory() -> None:
     x, y = matrices(7, 300, 200, 200, 0.0)
-    null = Null.prepare(x, y, [MEASURES[name] for name in NAMES], drawing.key_of(0), "host")
-    batch = null.batch_size(100_000)
-    svcca = null.prepared[NAMES.index("svcca")]
+    null = Null.prepare(Pair.of(x, y), [MEASURES[name] for name in NAMES], drawing.key_of(0), "host", 2**31)
+    batch = batch_size(null, 100_000)
     assert 1 < batch < 1024
-    assert batch * svcca.measure.scratch(svcca.fast) <= MEMORY
-    assert null.batch_size(10) == 10
-    assert null.batch_size(10, 3) == 3
+    assert batch * null.bytes_each() <= BATCH_BYTES
+    assert batch_size(null, 10) == 10
+    assert batch_size(null, 10, 3) == 3
+
+
+def test_states_that_need_more_than_the_memory_are_refused() -> None:
+    x, y = matrices(7, 300, 5, 5, 0.0)
+    with pytest.raises(InputError) as error:
+        run(x, y, measures=["rsa"], memory_gib=1e-4)
+    assert str(error.value).startswith("memory 0.0001 GiB is below the 0.")
+    assert str(error.value).endswith("of 300 pairs need; raise memory_gib or leave out the measures that read them")
 
 
 EIGHT_DEVICES = """
 import json, sys
 import jax, numpy as np
 from saejax.nulls import permutation_test
-from saejax.nulls.engine import Null
+from saejax.nulls.scoring import Null
 sharded = []
 score = Null.score
-def spy(self, each, perms):
+def spy(self, perms):
     sharded.append(len({shard.device for shard in perms.addressable_shards}) if isinstance(perms, jax.Array) else 0)
-    return score(self, each, perms)
+    return score(self, perms)
 Null.score = spy
 x, y = np.load(sys.argv[1])["x"], np.load(sys.argv[1])["y"]
 results = permutation_test(x, y, measures=["svcca", "rsa"], scheme="uniform", permutations=101, seed=5, impl="jax")
@@ -198,8 +212,8 @@ def test_host_is_the_default_on_a_cpu() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"measures": ["svcca", "cka"]}, "measure 'cka' is unknown; choose among svcca, rsa"),
-        ({"measures": []}, r"measures \[\] must be distinct, and at least one of svcca, rsa"),
+        ({"measures": ["svcca", "ckk"]}, "measure 'ckk' is unknown; choose among svcca"),
+        ({"measures": []}, r"measures \[\] must be distinct, and at least one of svcca"),
         ({"measures": ["rsa", "rsa"]}, r"measures \['rsa', 'rsa'\] must be distinct"),
         ({"scheme": "block"}, "scheme 'block' is unknown; choose one of uniform"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
@@ -223,6 +237,6 @@ def test_bad_matrices_die_before_any_work(monkeypatch: pytest.MonkeyPatch) -> No
     def work(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setitem(MEASURES, "svcca", dataclasses.replace(MEASURES["svcca"], prepare=work))
+    monkeypatch.setitem(MEASURES, "svcca", dataclasses.replace(MEASURES["svcca"], own=work))
     with pytest.raises(InputError, match="rsa: row 3 of y is constant"):
         run(x, y)

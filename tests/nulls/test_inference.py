@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from saejax.nulls.inference import clopper_pearson, count_exceedances, judge, p_value
-from saejax.similarity import MEASURES
+from saejax.nulls.inference import NullResult, clopper_pearson, count_exceedances, judge, p_value
+from saejax.similarity import MEASURES, Measure
 
 RSA = MEASURES["rsa"]
-DISTANCE = dataclasses.replace(RSA, name="distance", larger_is_more_similar=False)
+DISTANCE = dataclasses.replace(
+    RSA, name="distance", larger_is_more_similar=False, score_of=lambda own, core: own - core
+)
+
+
+def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
+    return judge(measure, 7.0, 10, observed, cores, "uniform")
 
 
 def test_p_counts_the_observed_pairing_among_the_draws() -> None:
@@ -32,26 +38,30 @@ def test_interval_covers_the_true_p_often_enough(p: float) -> None:
     assert chances[covers].sum() >= 0.95
 
 
-def test_ties_count_as_exceedances_in_either_direction() -> None:
-    draws = np.array([0.1, 0.3, 0.3 + 1e-15, 0.3 - 1e-15, 0.3 - 1e-6, 0.5])
-    assert count_exceedances(RSA, draws, 0.3) == 4
-    assert count_exceedances(DISTANCE, draws, 0.3) == 5
+def test_ties_count_as_exceedances() -> None:
+    cores = np.array([0.1, 0.3, 0.3 + 1e-15, 0.3 - 1e-15, 0.3 - 1e-6, 0.5])
+    assert count_exceedances(cores, 0.3) == 4
 
 
 def test_result_of_known_draws() -> None:
-    draws = np.array([1.0, 2.0, 3.0, 6.0])
-    result = judge(RSA, 10, 5.0, draws, "uniform")
+    cores = np.array([1.0, 2.0, 3.0, 6.0])
+    result = judged(RSA, 5.0, cores)
     assert result.null_mean == 3
     assert result.null_sd == pytest.approx(np.sqrt(14 / 3))
     assert result.z == pytest.approx(2 / np.sqrt(14 / 3))
     assert (result.exceedances, result.permutations, result.p_value) == (1, 4, 0.4)
     assert (result.tail, result.method, result.scheme) == ("upper", "sampled", "uniform")
-    assert judge(DISTANCE, 10, 5.0, draws, "uniform").exceedances == 3
-    assert judge(DISTANCE, 10, 5.0, draws, "uniform").tail == "lower"
+
+
+def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
+    result = judged(DISTANCE, 5.0, np.array([1.0, 2.0, 3.0, 6.0]))
+    assert (result.observed, result.exceedances, result.tail) == (2, 1, "lower")
+    np.testing.assert_array_equal(result.draws, [6, 5, 4, 1])
+    assert result.z == pytest.approx(-2 / np.sqrt(14 / 3))
 
 
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
-    record = judge(RSA, 10, 5.0, np.arange(4.0), "uniform").record()
+    record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
         "measure", "n", "observed", "null_mean", "null_sd", "z", "p_value", "p_low", "p_high", "permutations",
         "exceedances", "scheme", "tail", "method",
@@ -60,7 +70,7 @@ def test_record_holds_exactly_what_scripts_rely_on() -> None:
 
 
 def test_a_null_without_spread_has_no_z() -> None:
-    flat = judge(RSA, 10, 1.0, np.array([1.0, 1.0 - 1e-9, 1.0]), "uniform")
+    flat = judged(RSA, 1.0, np.array([1.0, 1.0 - 1e-9, 1.0]))
     assert flat.z is None
-    single = judge(RSA, 10, 1.0, np.array([0.5]), "uniform")
+    single = judged(RSA, 1.0, np.array([0.5]))
     assert (single.null_sd, single.z, single.p_value) == (None, None, 0.5)

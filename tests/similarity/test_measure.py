@@ -1,61 +1,174 @@
+"""What every measure promises, held against every measure that is registered."""
+
+import typing
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from saejax.errors import InputError
-from saejax.similarity import MEASURES
-from saejax.similarity.measure import as_pair
+from saejax.similarity import MEASURES, Measure
+from saejax.similarity.measure import State
+from saejax.similarity.pair import Pair
 
+SHAPES = [(24, 3, 4), (40, 18, 12), (26, 40, 50)]
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(8, 4))
-Y = RNG.normal(size=(8, 5))
+
+every_measure = pytest.mark.parametrize("name", list(MEASURES))
 
 
-def with_value(value: float, *places: tuple[int, int]) -> np.ndarray:
-    matrix = Y.copy()
-    for place in places:
-        matrix[place] = value
-    return matrix
+def matrices(n: int, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with unequal variances, and a part that both sides share."""
+    rng = np.random.default_rng([n, dx, dy])
+    x, y = (rng.normal(size=(n, d)) * np.geomspace(1, 0.3, d) + 0.3 for d in (dx, dy))
+    shared = min(dx, dy)
+    y[:, :shared] += 0.5 * x[:, :shared]
+    return x, y
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "message"),
-    [
-        (X, Y[:7], "x has 8 rows and y 7; row i of x is paired with row i of y, give as many of each"),
-        (X[:2], Y[:2], "x and y have 2 rows; give at least 3 pairs"),
-        (X[0], Y, "x has shape (4,); give a matrix, one row per feature"),
-        (X, Y[:, :0], "y has shape (8, 0); give a matrix, one row per feature"),
-        (X.astype(complex), Y, "x has dtype complex128; give real numbers"),
-        (X, np.full((8, 3), "one"), "y has dtype <U3; give real numbers"),
-        (X, np.repeat(Y[:1], 8, axis=0), "y is constant (all 8 rows are equal); give rows that differ"),
-        (
-            X,
-            with_value(np.nan, (5, 2), (6, 0)),
-            "y holds 2 value(s) that are not finite, the first nan at row 5, column 2 (counted from 0); leave those "
-            "rows out of x and y",
-        ),
-        (
-            X,
-            with_value(-np.inf, (0, 3)),
-            "y holds 1 value(s) that are not finite, the first -inf at row 0, column 3 (counted from 0); leave those "
-            "rows out of x and y",
-        ),
-    ],
-)
-def test_what_cannot_be_compared_is_named(x: np.ndarray, y: np.ndarray, message: str) -> None:
-    with pytest.raises(InputError) as error:
-        as_pair(x, y)
-    assert str(error.value) == message
+def single(state: State) -> State:
+    def leaf(value: np.ndarray) -> jax.Array:
+        return jnp.asarray(value, jnp.float32 if value.dtype == np.float64 else value.dtype)
+
+    return jax.tree.map(leaf, state)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.float16])
-def test_any_real_dtype_is_read_as_float64(dtype: type) -> None:
-    x, y = as_pair((X * 10).astype(dtype), Y)
-    assert x.dtype == y.dtype == np.float64
-    np.testing.assert_array_equal(x, (X * 10).astype(dtype))
+def core_of(measure: Measure, state: State, score: float) -> float:
+    """Return the core that has a score, by bisection: scores are monotone in the core."""
+    low, high = -3.0, 3.0
+    sign = 1 if measure.larger_is_more_similar else -1
+    for _ in range(200):
+        middle = (low + high) / 2
+        higher = sign * (float(measure.scores(state.own, np.array(middle))) - score) >= 0
+        low, high = (low, middle) if higher else (middle, high)
+    return high
 
 
-@pytest.mark.parametrize("name", list(MEASURES))
-def test_every_measure_refuses_a_constant_matrix(name: str) -> None:
-    for call in (MEASURES[name].check, MEASURES[name].prepare, MEASURES[name].reference):
-        with pytest.raises(InputError, match="y is constant"):
-            call(X, np.full((8, 3), 0.1))
+@every_measure
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_ways_agree_with_the_definition(name: str, shape: tuple[int, int, int]) -> None:
+    measure, (x, y) = MEASURES[name], matrices(*shape)
+    perms = np.stack([np.arange(len(x)), *(RNG.permutation(len(x)) for _ in range(5))]).astype(np.int32)
+    expected = np.array([measure.reference(x, y[perm]) for perm in perms])
+    state = measure.prepare(x, y)
+    allowed = np.abs(
+        measure.scores(state.own, np.array([core_of(measure, state, score) for score in expected]) - measure.tolerance)
+        - expected
+    )
+    fast = single(state)
+    mapped = jax.jit(jax.vmap(measure.score, in_axes=(None, 0)))(fast, perms)
+    for scores in (mapped, measure.score_batch(fast, perms)):
+        assert np.all(np.abs(np.asarray(scores) - expected) <= allowed + 1e-7 * np.abs(expected))
+
+
+@every_measure
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float64_scores_are_the_definition(name: str, shape: tuple[int, int, int]) -> None:
+    measure, (x, y) = MEASURES[name], matrices(*shape)
+    perm = RNG.permutation(len(x)).astype(np.int32)
+    expected = measure.reference(x, y[perm])
+    assert measure.score_exact(measure.prepare(x, y), perm) == pytest.approx(expected, abs=1e-9, rel=1e-9)
+
+
+class Axes(NamedTuple):
+    """Names of the axes of one array of a state, from its annotation."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, annotation: Any) -> "Axes":
+        hints = [getattr(hint, "dim_str", None) for hint in (typing.get_args(annotation) or (annotation,))]
+        return cls(tuple(next(hint for hint in hints if hint is not None).split()))
+
+
+def padded(state: Any, more: dict[str, int]) -> Any:
+    """Append zeros along named axes of every array of a NamedTuple."""
+    fields = {}
+    for field, annotation in typing.get_type_hints(type(state), include_extras=True).items():
+        value, axes = np.asarray(getattr(state, field)), Axes.of(annotation).names
+        assert len(axes) == value.ndim, f"{type(state).__name__}.{field} is annotated {axes}, has shape {value.shape}"
+        fields[field] = np.pad(value, [(0, more.get(axis, 0)) for axis in axes]) if axes else value
+    return type(state)(**fields)
+
+
+@every_measure
+@pytest.mark.parametrize("shape", SHAPES)
+def test_appended_zeros_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
+    """So pairs of different sizes can share a compiled program."""
+    measure, (x, y) = MEASURES[name], matrices(*shape)
+    state, n = measure.prepare(x, y), len(x)
+    more = {"n": 5, "kx": 64, "ky": 32, "dx": 3, "dy": 7, "k": 2}
+    wider = State(padded(state.own, more), tuple(padded(each, more) for each in state.crossed))
+    perm = RNG.permutation(n)
+    with_rest = np.concatenate([perm, np.arange(n, n + more["n"])]).astype(np.int32)
+    score = jax.jit(measure.score)
+    bare, wide = score(single(state), perm.astype(np.int32)), score(single(wider), with_rest)
+    assert float(wide) == pytest.approx(float(bare), abs=3 * measure.tolerance, rel=1e-5)
+
+
+def transformations(d: int, n: int) -> dict[str, Any]:
+    """Return a map of matrices by the name of the invariance that it tests."""
+    rng = np.random.default_rng(7)
+    rotation = scipy.stats.ortho_group.rvs(d, random_state=rng)
+    linear = rotation * np.geomspace(0.3, 2, d) @ scipy.stats.ortho_group.rvs(d, random_state=rng)
+    scale, order = np.geomspace(0.5, 2, d), rng.permutation(d)
+    row_shift, row_scale, shift = rng.normal(size=(n, 1)), rng.uniform(0.5, 2, size=(n, 1)), rng.normal(size=d)
+    return {
+        "rotation": lambda m: m @ rotation,
+        "scale": lambda m: 2.7 * m,
+        "shift": lambda m: m + shift,
+        "linear map": lambda m: m @ linear,
+        "column scale": lambda m: m * scale,
+        "column permutation": lambda m: m[:, order],
+        "row shift": lambda m: m + row_shift,
+        "row scale": lambda m: m * row_scale,
+    }
+
+
+@every_measure
+@pytest.mark.parametrize("side", [0, 1])
+def test_invariances_are_the_ones_it_names(name: str, side: int) -> None:
+    """Columns of unequal variance, some of them below one part in a hundred."""
+    measure = MEASURES[name]
+    pair = [matrix * np.geomspace(1, 0.03, matrix.shape[1]) for matrix in matrices(40, 6, 5)]
+    before = measure.reference(*pair)
+    found = []
+    for invariance, moved in transformations(pair[side].shape[1], 40).items():
+        changed = list(pair)
+        changed[side] = moved(changed[side])
+        if measure.reference(*changed) == pytest.approx(before, abs=1e-9):
+            found.append(invariance)
+    assert sorted(found) == sorted(measure.invariances_of("xy"[side]))
+
+
+@every_measure
+def test_a_noisy_copy_scores_as_more_similar_than_its_repairings(name: str) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 8))
+    measure, y = MEASURES[name], x + 0.2 * rng.normal(size=x.shape)
+    state = single(measure.prepare(x, y))
+    perms = np.stack([np.arange(60), *(rng.permutation(60) for _ in range(20))]).astype(np.int32)
+    paired, *random = np.asarray(measure.score_batch(state, perms))
+    best = max(random) if measure.larger_is_more_similar else min(random)
+    assert (paired > best) == measure.larger_is_more_similar
+    assert paired != best
+
+
+@every_measure
+def test_constant_matrices_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="y is constant"):
+        MEASURES[name].prepare(*(RNG.normal(size=(8, 4)), np.full((8, 3), 0.1)))
+
+
+@every_measure
+def test_size_is_known_before_the_state_is_made(name: str) -> None:
+    pair = Pair.of(*matrices(70, 9, 7))
+    measure = MEASURES[name]
+    for statistic in measure.statistics:
+        extent = measure.extent(pair)
+        state = statistic.prepare(pair, extent)
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= statistic.size(pair, extent)
+        assert statistic.scratch(state) > 0

@@ -8,7 +8,12 @@ import scipy.linalg
 import scipy.stats
 from saejax_kernels import nuclear_norms
 
-from saejax.similarity.svcca import PADDING, SVCCA, SVCCAState, prepare, reference, score, score_batch
+from saejax.errors import InputError
+from saejax.similarity.bases import PADDING
+from saejax.similarity.pair import Pair
+from saejax.similarity.svcca import SVCCA, svcca
+
+reference = SVCCA.reference
 
 
 def decaying(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
@@ -20,19 +25,15 @@ def rotation(rng: np.random.Generator, d: int) -> np.ndarray:
     return scipy.stats.ortho_group.rvs(d, random_state=rng)
 
 
-def single(state: SVCCAState) -> SVCCAState:
-    return SVCCAState(*(jnp.asarray(leaf, jnp.float32 if leaf.ndim else jnp.int32) for leaf in state))
-
-
 def test_number_of_directions_is_the_smallest_that_reaches_99_percent() -> None:
     """Columns with variances 90, 9, 0.9 and 0.1 parts in a hundred: two reach exactly 99 %, one does not."""
     n = 8
     basis = scipy.linalg.hadamard(n)[:, 1:5] / np.sqrt(n)
     for variances, directions in (([90, 9, 0.9, 0.1], 2), ([90, 8.9, 1, 0.1], 3), ([99.5, 0.3, 0.1, 0.1], 1)):
-        state = prepare(basis * np.sqrt(variances) + 5, np.random.default_rng(0).normal(size=(n, 3)))
-        assert state.kx == directions
-        assert state.ux.shape == (n, PADDING)
-        assert not state.ux[:, directions:].any()
+        pair = Pair.of(basis * np.sqrt(variances) + 5, np.random.default_rng(0).normal(size=(n, 3)))
+        assert SVCCA.extent(pair) == (directions, 3)
+        assert SVCCA.own(pair).wx.sum() == directions
+        assert SVCCA.statistics[0].prepare(pair, (directions, 3)).ux.shape == (n, PADDING)
 
 
 def test_is_the_mean_canonical_correlation() -> None:
@@ -61,51 +62,78 @@ def test_a_rotated_copy_scores_one() -> None:
     assert reference(x, x @ rotation(rng, 10)) == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize(("n", "dx", "dy"), [(20, 3, 4), (90, 40, 30), (30, 40, 50), (12, 1, 1)])
-def test_scores_of_all_ways_agree_with_the_definition(n: int, dx: int, dy: int) -> None:
-    rng = np.random.default_rng(n)
-    x, y = rng.normal(size=(n, dx)), rng.normal(size=(n, dy))
-    perms = np.stack([rng.permutation(n) for _ in range(7)]).astype(np.int32)
-    expected = [reference(x, y[perm]) for perm in perms]
-    state = single(prepare(x, y))
-    looped = [score(state, perm) for perm in perms]
-    mapped = jax.vmap(score, in_axes=(None, 0))(state, jnp.asarray(perms))
-    np.testing.assert_allclose(mapped, looped, atol=2e-7)
-    for scores in (looped, mapped, score_batch(state, perms)):
-        np.testing.assert_allclose(scores, expected, atol=SVCCA.tolerance / 2, rtol=0)
-
-
 def test_saturated_pairings_all_score_one() -> None:
     """With as many directions as n - 1 on one side, every pairing contains the other side."""
     rng = np.random.default_rng(5)
     n = 6
     x, y = rng.normal(size=(n, 20)), rng.normal(size=(n, 3))
-    state = single(prepare(x, y))
-    assert state.kx == n - 1
+    state = SVCCA.prepare(x, y)
     perms = np.stack([rng.permutation(n) for _ in range(5)])
-    np.testing.assert_allclose(score_batch(state, perms), 1, atol=1e-6)
-    np.testing.assert_allclose(jax.vmap(score, in_axes=(None, 0))(state, jnp.asarray(perms)), 1, atol=1e-6)
-
-
-def test_padding_changes_nothing() -> None:
-    rng = np.random.default_rng(6)
-    n = 70
-    state = single(prepare(rng.normal(size=(n, 20)), rng.normal(size=(n, 33))))
-    bare = state._replace(ux=state.ux[:, : int(state.kx)], uy=state.uy[:, : int(state.ky)])
-    perms = np.stack([rng.permutation(n) for _ in range(3)])
-    np.testing.assert_allclose(score_batch(state, perms), score_batch(bare, perms), atol=1e-7)
+    np.testing.assert_allclose(SVCCA.score_batch(state, perms), 1, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(SVCCA.score, in_axes=(None, 0))(state, jnp.asarray(perms)), 1, atol=1e-6)
 
 
 def test_subsamples_with_other_ranks_share_one_compilation() -> None:
     rng = np.random.default_rng(7)
-    jitted: Any = jax.jit(score)
+    jitted: Any = jax.jit(SVCCA.score)
     ranks = set()
     for columns in (20, 24, 28):
-        state = single(prepare(rng.normal(size=(60, columns)), rng.normal(size=(60, 25))))
-        ranks.add(int(state.kx))
-        jitted(state, jnp.arange(60))
+        x, y = rng.normal(size=(60, columns)), rng.normal(size=(60, 25))
+        ranks.add(SVCCA.extent(Pair.of(x, y)))
+        jitted(SVCCA.prepare(x, y), jnp.arange(60))
     assert len(ranks) == 3
     assert jitted._cache_size() == 1
+
+
+@pytest.mark.parametrize("components", [1, 2, 5])
+def test_a_fixed_number_of_components_is_canonical_correlation_of_principal_scores(components: int) -> None:
+    rng = np.random.default_rng(9)
+    x, y = decaying(rng, 50, 9), decaying(rng, 50, 6)
+    scores = []
+    for matrix in (x, y):
+        _, vectors = np.linalg.eigh(np.cov(matrix.T))
+        scores.append(matrix @ vectors[:, ::-1][:, :components])
+    joint = np.atleast_2d(np.corrcoef(np.hstack(scores).T))
+    a, b, cross = joint[:components, :components], joint[components:, components:], joint[:components, components:]
+    whitened = np.asarray(scipy.linalg.inv(scipy.linalg.sqrtm(a)) @ cross @ scipy.linalg.inv(scipy.linalg.sqrtm(b)))
+    expected = np.linalg.svd(whitened, compute_uv=False).mean()
+    measure = svcca(components=components)
+    assert measure.name == f"svcca:components={components}"
+    assert measure.reference(x, y) == pytest.approx(expected, abs=1e-10)
+    assert float(measure.score_batch(measure.prepare(x, y), np.arange(50)[None])[0]) == pytest.approx(expected)
+
+
+def test_k1_is_the_correlation_of_the_first_principal_components() -> None:
+    rng = np.random.default_rng(10)
+    x, y = decaying(rng, 50, 9), decaying(rng, 50, 6)
+    first = [matrix @ np.linalg.eigh(np.cov(matrix.T))[1][:, -1] for matrix in (x, y)]
+    expected = abs(np.corrcoef(first)[0, 1])
+    measure = svcca(variant="k1")
+    state = measure.prepare(x, y)
+    assert float(measure.score(state, jnp.arange(50))) == pytest.approx(expected, abs=1e-6)
+    assert float(measure.score_batch(state, np.arange(50)[None])[0]) == pytest.approx(expected, abs=1e-6)
+    assert measure.reference(x, y) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"components": 0}, "svcca: components 0 must be at least 1"),
+        ({"variant": "k2"}, "svcca: variant 'k2' is unknown; the one there is is k1"),
+        ({"variant": "k1", "components": 3}, "svcca: components 3 and variant k1, one component, exclude each other"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        svcca(**options)
+    assert str(error.value) == message
+
+
+def test_more_components_than_directions_are_refused() -> None:
+    rng = np.random.default_rng(11)
+    with pytest.raises(InputError) as error:
+        svcca(components=6).prepare(rng.normal(size=(6, 8)), rng.normal(size=(6, 6)))
+    assert str(error.value) == "svcca: components 6 is above the 5 directions of x (6 rows, 8 columns); lower it"
 
 
 def test_null_mean_follows_wachters_law() -> None:

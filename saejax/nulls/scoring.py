@@ -1,0 +1,215 @@
+"""Scores of re-pairings of one pair of matrices, by all measures asked for, the same numbers however computed.
+
+Cores are computed in float32, batch by batch, either on the devices of JAX (`impl="jax"`: permutations are drawn
+where they are used and `shard_map` spreads a batch over the mesh axis `perm`) or on the CPU by the measures' own
+faster ways (`impl="host"`: numba kernels beside XLA). Measures that read one statistic share it. A float32 core is
+within the measure's tolerance of the float64 one, or its interval says by how much it may be off; `rescore` gives the
+float64 core of any single re-pairing, always on the CPU.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import UInt32
+
+from saejax.errors import InputError
+from saejax.mesh import device_mesh, replicated, spread
+from saejax.nulls import permutations as drawing
+from saejax.similarity import Measure, Pair
+from saejax.similarity.measure import (
+    Bounds,
+    CrossStatistic,
+    core_batch,
+    exact_core,
+    exact_statistic,
+    statistic_batch,
+)
+from saejax.types import AnyArray, Permutation, Permutations
+
+Impl = Literal["host", "jax"]
+
+PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
+BATCH_BYTES = 256 * 2**20  # more at once is no faster
+LARGEST_BATCH = 1024
+
+
+def default_impl() -> Impl:
+    """Return `host` where JAX runs on the CPU, `jax` where it has an accelerator."""
+    return "host" if jax.default_backend() == "cpu" else "jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which statistics the measures asked for read.
+
+    Attributes:
+        measures: the measures.
+        statistics: each statistic once.
+        reads: by measure, which of the statistics it reads.
+    """
+
+    measures: tuple[Measure, ...]
+    statistics: tuple[CrossStatistic, ...]
+    reads: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, measures: Sequence[Measure]) -> "Plan":
+        """Find the distinct statistics of some measures."""
+        statistics = tuple(dict.fromkeys(each for measure in measures for each in measure.statistics))
+        reads = tuple(tuple(statistics.index(each) for each in measure.statistics) for measure in measures)
+        return cls(tuple(measures), statistics, reads)
+
+    def extent(self, statistic: CrossStatistic, pair: Pair) -> tuple[int, int] | None:
+        """Return the largest part of a statistic that one of its readers needs; None for all of it."""
+        extents = [measure.extent(pair) for measure in self.measures if statistic in measure.statistics]
+        wanted = [extent for extent in extents if extent is not None]
+        if len(wanted) < len(extents):
+            return None
+        return max(kx for kx, _ in wanted), max(ky for _, ky in wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Null:
+    """Random re-pairings of two matrices, and the measures that score them.
+
+    Attributes:
+        n: number of pairs.
+        key: Threefry key of the re-pairings.
+        impl: how batches are scored.
+        plan: the measures and their statistics.
+        crossed: float64 states of the statistics, on the CPU.
+        own: float64 states of the measures, in numpy.
+        fast: both in float32, where batches are scored.
+        observed: float64 core of the pairing as it stands, by measure.
+        memory: bytes that states and a batch may take.
+    """
+
+    n: int
+    key: UInt32[np.ndarray, "2"]
+    impl: Impl
+    plan: Plan
+    crossed: tuple[Any, ...]
+    own: tuple[Any, ...]
+    fast: tuple[tuple[Any, ...], tuple[Any, ...]]
+    observed: tuple[float, ...]
+    memory: int
+
+    @classmethod
+    def prepare(
+        cls, pair: Pair, measures: Sequence[Measure], key: UInt32[np.ndarray, "2"], impl: Impl, memory: int
+    ) -> "Null":
+        """Do once what no re-pairing changes, and score the observed pairing.
+
+        Args:
+            pair: the matrices, which the measures have checked.
+            measures: the measures.
+            key: Threefry key of the re-pairings.
+            impl: how batches are scored.
+            memory: bytes that states and a batch may take.
+
+        Raises:
+            InputError: the states need more memory than that.
+            ArithmeticError: the fast way of scoring the observed pairing is not within tolerance of the float64 one;
+                then no draw could be trusted.
+        """
+        plan = Plan.of(measures)
+        for statistic in plan.statistics:
+            needed = statistic.size(pair, plan.extent(statistic, pair))
+            if needed > memory:
+                raise InputError(
+                    f"memory {memory / 2**30:.3g} GiB is below the {needed / 2**30:.3g} GiB that the {statistic.name} "
+                    f"of {pair.n} pairs need; raise memory_gib or leave out the measures that read them"
+                )
+        crossed = tuple(each.prepare(pair, plan.extent(each, pair)) for each in plan.statistics)
+        own = tuple(measure.own(pair) for measure in measures)
+        cpu = jax.local_devices(backend="cpu")[0]
+        place = cpu if impl == "host" else replicated(device_mesh("perm"))
+        fast = jax.device_put(jax.tree.map(_single, (crossed, own)), place)
+        null = cls(pair.n, key, impl, plan, crossed, own, fast, (), memory)
+        identity = np.arange(pair.n, dtype=np.uint32)
+        observed = tuple(null.rescore(index, identity) for index in range(len(measures)))
+        bounds = null.score(np.repeat(identity[None], null.parallel(), axis=0))
+        for measure, core, (low, high) in zip(measures, observed, bounds, strict=True):
+            if not (np.all(low - measure.tolerance <= core) and np.all(core <= high + measure.tolerance)):
+                raise ArithmeticError(
+                    f"{measure.name} of the observed pairing has core {core} in float64 and {low[0]} to {high[0]} by "
+                    f"impl {impl!r}, farther apart than its tolerance {measure.tolerance}"
+                )
+        return dataclasses.replace(null, observed=observed)
+
+    def parallel(self) -> int:
+        """Return how many devices share a batch, of which its size must be a multiple."""
+        return len(jax.local_devices()) if self.impl == "jax" else 1
+
+    def state_bytes(self) -> int:
+        """Return the bytes of all states."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.crossed, self.own, self.fast)))
+
+    def bytes_each(self) -> int:
+        """Return the bytes that each re-pairing of a batch takes."""
+        states = zip(self.plan.statistics, self.crossed, strict=True)
+        return PERMUTATION_BYTES * self.n + sum(statistic.scratch(state) for statistic, state in states)
+
+    def largest_batch(self) -> int:
+        """Return how many re-pairings may be scored together, a multiple of `parallel()`."""
+        room = min(BATCH_BYTES, max(self.memory - self.state_bytes(), 0))
+        largest = min(LARGEST_BATCH, room // self.bytes_each())
+        return max(largest // self.parallel(), 1) * self.parallel()
+
+    def score_range(self, start: int, stop: int) -> list[Bounds]:
+        """Return the float32 cores of re-pairings `start` to `stop - 1`, by measure, as intervals of arrays."""
+        indices = drawing.as_indices(start, stop)
+        if self.impl == "host":
+            return self.score(drawing.on_host(self.key, indices, self.n))
+        spread_out = jax.device_put(indices, spread(device_mesh("perm")))
+        return self.score(_draw_on_devices(self.key, spread_out, self.n))
+
+    def score(self, perms: Permutations) -> list[Bounds]:
+        """Return the float32 cores of given re-pairings; their number is a multiple of `parallel()`."""
+        crossed, own = self.fast
+        if self.impl == "jax":
+            perms = jax.device_put(perms, spread(device_mesh("perm")))
+            bounds = _score_on_devices(self.plan, crossed, own, perms)
+        else:
+            values = [statistic_batch(*each, perms) for each in zip(self.plan.statistics, crossed, strict=True)]
+            bounds = [
+                core_batch(measure, state, tuple(values[index] for index in reads), perms)
+                for measure, state, reads in zip(self.plan.measures, own, self.plan.reads, strict=True)
+            ]
+        return [Bounds(*(np.asarray(end, np.float64) for end in each)) for each in bounds]
+
+    def rescore(self, index: int, perm: Permutation) -> float:
+        """Return the float64 core of one re-pairing by one measure, always on the CPU."""
+        reads = self.plan.reads[index]
+        values = tuple(exact_statistic(self.plan.statistics[read], self.crossed[read], perm) for read in reads)
+        return exact_core(self.plan.measures[index], self.own[index], values, perm)
+
+
+def _single(leaf: np.ndarray) -> np.ndarray:
+    return leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _score_on_devices(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: AnyArray) -> list[Bounds]:
+    def score(crossed: tuple[Any, ...], own: tuple[Any, ...], perm: Permutation) -> list[Bounds]:
+        values = [each.compute(state, perm) for each, state in zip(plan.statistics, crossed, strict=True)]
+        return [
+            measure.core(state, tuple(values[index] for index in reads), perm)
+            for measure, state, reads in zip(plan.measures, own, plan.reads, strict=True)
+        ]
+
+    whole, along = PartitionSpec(), PartitionSpec("perm")
+    return jax.shard_map(
+        jax.vmap(score, in_axes=(None, None, 0)), mesh=device_mesh("perm"), in_specs=(whole, whole, along),
+        out_specs=along, check_vma=False,
+    )(crossed, own, perms)  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _draw_on_devices(key: UInt32[AnyArray, "2"], indices: UInt32[AnyArray, "perm"], n: int) -> Permutations:
+    return drawing.on_device(key, indices, n)
