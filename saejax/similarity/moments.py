@@ -41,6 +41,7 @@ from saejax.errors import InputError
 from saejax.similarity.third_moment import ThirdSums, third_central_moment
 
 BLOCK = 2**20
+ROUNDING = 1e-7  # of its mean: a smaller SD may be that of a constant score, rounded
 
 
 class Moments(NamedTuple):
@@ -168,7 +169,8 @@ def centred_moments(a: PairSums, b: PairSums, thirds: tuple[ThirdSums, ThirdSums
     Args:
         a: sums of K.
         b: sums of L.
-        thirds: third-order sums of K and L, unscaled as theirs; the skewness is None without.
+        thirds: third-order sums of K and L, unscaled as theirs; the skewness is None without, and where the SD is
+            below 1e-7 of the mean, which means that all pairings score the same.
 
     Raises:
         InputError: the sides differ in n.
@@ -197,7 +199,7 @@ def ucentred_moments(n: int, thirds: tuple[ThirdSums, ThirdSums] | None = None) 
 
 
 def _with_skewness(moments: Moments, n: int, a: ThirdSums, b: ThirdSums) -> Moments:
-    if moments.sd == 0:
+    if moments.sd <= ROUNDING * abs(moments.mean):
         return moments
     return moments._replace(skewness=third_central_moment(n, a, b) / moments.sd**3)
 
