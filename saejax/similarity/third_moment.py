@@ -75,7 +75,8 @@ def factor_third(factor: Float[np.ndarray, "n d"]) -> ThirdSums:
     """Return the third-order sums of K = factor factor', columns of the factor centred.
 
     O(n^2 d) time for n^2 / 2 inner products, and O(n d^2); memory for two copies of the factor and blocks of 40 MiB in
-    all. On two cores 0.9 s at n = 4,000 and d = 512. A factor of more columns than its rank is better replaced by its left singular vectors times singular values.
+    all. On two cores 0.9 s at n = 4,000 and d = 512. A factor of more columns than its rank is better replaced by its
+    left singular vectors times singular values.
     """
     factor = np.asarray(factor, np.float64)
     n = len(factor)
