@@ -13,7 +13,9 @@ of Wilson and Hilferty takes over,
 
 for which the relative error of p is about z^4 g^2 / 430: 1e-4 at z = 5 and 2e-3 at z = 10 for the largest such g.
 
-The moments are exact and the shape is a model: good to a few per cent in the body, unproven in the far tail.
+The moments are exact and the shape is a model. Of the centred family, over n = 40 to 100 and with 0 to 20 equal rows,
+p between 0.1 and 0.01 came within 6 %, 0.001 within 30 % and 0.0001 within 70 % of sampled ones; at n = 7 p is off by
+0.02, half as much as a normal p. Further out nothing holds it to the truth.
 
 Source: Kazi-Aoual, Hitier, Sabatier, Lebreton, "Refined approximations to permutation tests for multivariate
 inference", 1995; Josse, Pagès, Husson, "Testing the significance of the RV coefficient", 2008; Wilson and Hilferty,
