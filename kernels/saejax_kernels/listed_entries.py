@@ -3,7 +3,7 @@
     listed_entries[q, i, a] = matrix[p_i, p_j]    with j the a-th entry of the list of row i, p = perm_q
 
 It reads n k of the n^2 entries, in rows of the matrix that the permutation scatters: the cost is that of reaching
-memory. At n = 4,000 and k = 10 numba took 0.2 ms per permutation on two cores.
+memory. At n = 4,000 and k = 10 numba took 0.11 ms per permutation on two cores.
 """
 
 from typing import Literal, no_type_check
