@@ -1,135 +1,208 @@
 """RSA: how alike the two matrices order their rows' distances, by rank correlation.
 
-With d(i, j) = 1 - corr(x_i, x_j) the correlation distance of rows i < j, and d'(i, j) that of y:
+With d(i, j) the distance of rows i < j of x, and d'(i, j) that of y:
 
     rsa(x, y) = Spearman correlation of d and d' over the n (n - 1) / 2 pairs, ties at their mid-rank
 
+Three distances. `rsa`, correlation: d = 1 - corr(x_i, x_j), the field's default. It is NOT invariant to rotation of
+the columns: the correlation of two rows is taken about each row's own mean over the columns, and a rotation moves
+that. `rsa_cosine`: d = 1 - cos(x_i, x_j), and `rsa_euclidean`: d = |x_i - x_j|, which are invariant to rotation.
+
+Range -1 to 1, larger is more similar; the mean over all re-pairings is exactly 0. Invariances, on either side:
+
+    correlation  adding a number to a row, scaling a row, permuting the columns
+    cosine       scaling a row, rotating the columns
+    euclidean    scaling the matrix, adding one vector to all rows, rotating the columns
+
 Re-pairing y re-labels its distances and changes neither their ranks nor the ranks' mean and norm. So with a and b
-the centred ranks scaled to unit norm over i < j, found once, score = sum_{i < j} a[i, j] b[p_i, p_j].
+centred ranks as whole numbers (`saejax.similarity.ranks`), found once,
 
-Range -1 to 1, larger is more similar; the mean over all re-pairings is exactly 0.
-Invariant to shifting a row by one number and to scaling a row, on either side. NOT invariant to rotation of the
-columns: the correlation of two rows is taken about each row's own mean over the columns, and a rotation moves that.
+    core = score = slope * T + intercept,   T = sum_{i < j} a[i, j] b[p_i, p_j]
 
-Distances are ranked as float64 computes them. Two equal rows are at the same distance from any third, a tie; but they
-lie at a distance of 0 or a few 1e-16 from each other, in an order that rounding decides. With many equal rows on one
-side this moves a score by about 1e-5, in the observed pairing and in every re-pairing alike.
+is Pearson's correlation of a and b[p, p]: Spearman's with 32 bits a rank, and within `score_error` of it with 16.
 
-Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`, on the CPU (`score_batch`) or anywhere
-(`score`). On two cores 0.06 and 0.8 ms at n = 600, against 43 ms for ranking anew for each pairing; 5.8 and 57 ms
-at n = 4,000 against 4,900 (`scripts/bench_null.py`). Float32 scores stay within 2e-7 of float64 ones.
+Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie. With correlation inside
+two equal rows still lie at a distance of 0 or a few 1e-16, in an order that rounding decides, as in published code.
+With k such pairs of N this moves a score by about (k / N)^1.5 / sqrt(N), 1e-5 where rows of a small matrix are often
+repeated, in the observed pairing and in every re-pairing alike; cosine and euclidean tie them at 0.
+
+Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`; 5.8 ms at n = 4,000 on two cores,
+against 4,900 for ranking anew (`scripts/bench_null.py`). Float32 cores stay within 2e-7 of float64 ones.
 
 Source: Kriegeskorte, Mur, Bandettini, "Representational similarity analysis", 2008.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
+import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from jaxtyping import Float
-from scipy.spatial.distance import squareform
+from scipy.spatial.distance import pdist, squareform
 
 from saejax.errors import InputError
+from saejax.similarity.distances import ROUNDING, TIE_BITS, Inner, Rows
 from saejax.similarity.measure import Bounds, Measure, exactly
-from saejax.similarity.pair import Pair
-from saejax.similarity.quadratic import quadratic
-from saejax.types import AnyArray, Matrix, Permutation
+from saejax.similarity.pair import Pair, Side
+from saejax.similarity.quadratic import once_per_side, quadratic
+from saejax.similarity.ranks import LARGEST_EXACT, MOST_ROWS, Ranks, exact_ranks, quantised_ranks
+from saejax.types import AnyArray, Permutation
 
-ROUNDING = 1e-12  # more than float64 leaves between correlation distances that are equal in exact arithmetic
+NAMES: dict[Inner, str] = {"correlation": "rsa", "cosine": "rsa_cosine", "euclidean": "rsa_euclidean"}
+INVARIANCES: dict[Inner, tuple[str, ...]] = {
+    "correlation": ("scale", "row shift", "row scale", "column permutation"),
+    "cosine": ("scale", "row scale", "rotation", "column permutation"),
+    "euclidean": ("scale", "shift", "rotation", "column permutation"),
+}
 
 
 class RSAState(NamedTuple):
-    """Nothing: the ranks are the whole state."""
+    """What makes a correlation of a pair sum.
 
-
-def check(pair: Pair) -> None:
-    """Refuse rows that have no correlation with others.
-
-    Raises:
-        InputError: a row is constant.
+    Attributes:
+        slope: 1 over the product of both norms.
+        intercept: what the means of both sides' numbers take away.
+        error: bound on how far the correlation is from that of exact ranks.
     """
-    for name, side in pair.sides:
-        constant = np.flatnonzero(np.ptp(side.values, axis=1) == 0)
-        if len(constant):
-            raise InputError(
-                f"rsa: row {constant[0]} of {name} is constant ({side.values[constant[0], 0]:.6g} in every column; "
-                f"{len(constant)} such row(s)), so it has no correlation with the others; leave that pair out"
-            )
+
+    slope: Float[AnyArray, ""]
+    intercept: Float[AnyArray, ""]
+    error: Float[AnyArray, ""]
 
 
-def ranks(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the distances of both sides, in float64.
+@functools.cache
+def rsa(*, inner: str = "correlation", rank_bits: int | None = None) -> Measure:
+    """Return RSA with one of three distances inside and Spearman's correlation outside.
+
+    Correlation is the field's default, and is NOT invariant to rotation of the columns; cosine and euclidean are.
 
     Args:
-        pair: the matrices.
-
-    Returns:
-        Standardised ranks of x and y, `[n, n]`, of unit norm over i < j; 16 n^2 bytes.
+        inner: the distance of two rows: `correlation`, `cosine` or `euclidean`.
+        rank_bits: bits that a rank is kept in. 32 are exact and take 8 n^2 bytes for both sides; 16 take 4 n^2 and
+            move scores by at most `score_error`, 3e-5 for distances without ties. When None, 32 up to n = 4,096 and
+            16 above.
 
     Raises:
-        InputError: all distances of one side are equal, so that they have no order.
+        InputError: there is no such distance, or number of bits.
     """
-    a, b = (squareform(_standardised_ranks(distances)) for distances in _distance_pair(pair))
-    return a, b
+    if inner not in NAMES:
+        raise InputError(f"rsa: inner {inner!r} is unknown; choose among {', '.join(NAMES)}")
+    if rank_bits not in (None, 16, 32):
+        raise InputError(f"rsa: rank_bits {rank_bits!r} must be 16 or 32")
+    inner = cast(Inner, inner)
+    ranked = once_per_side(functools.partial(_ranked, inner, rank_bits))
+    return Measure(
+        name=NAMES[inner],
+        larger_is_more_similar=True,
+        invariances=INVARIANCES[inner],
+        tolerance=1e-6,
+        statistics=(
+            quadratic(f"{inner} distance ranks", lambda side: ranked(side).matrix, lambda n: _bits(rank_bits, n) // 8),
+        ),
+        own=functools.partial(_own, ranked),
+        core=_core,
+        reference=functools.partial(_reference, inner),
+        check=functools.partial(_check, inner, rank_bits),
+        score_error=_score_error,
+    )
 
 
-def own(pair: Pair) -> RSAState:
-    """Return nothing: the ranks are the whole state."""
-    return RSAState()
+def _bits(rank_bits: int | None, n: int) -> int:
+    return rank_bits or (32 if n <= LARGEST_EXACT else 16)
 
 
-def core(own: RSAState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
-    """Return the rank correlation of the distances in x and in y[perm]."""
-    return exactly(values[0])
+def _ranked(inner: Inner, rank_bits: int | None, side: Side) -> Ranks:
+    rows = Rows.of(side.values, inner)
+    return exact_ranks(rows) if _bits(rank_bits, len(side.values)) == 32 else quantised_ranks(rows)
 
 
-def reference(x: AnyArray, y: AnyArray) -> float:
-    """Return the RSA of two matrices, straight from the definition."""
-    pair = Pair.of(x, y)
-    check(pair)
-    return float(np.corrcoef([_ranks(distances) for distances in _distance_pair(pair)])[0, 1])
+def _own(ranked: Callable[[Side], Ranks], pair: Pair) -> RSAState:
+    a, b = ranked(pair.x), ranked(pair.y)
+    slope = 1 / a.norm / b.norm
+    intercept = -a.total / (pair.n * (pair.n - 1) / 2) * b.total * slope
+    return RSAState(np.asarray(slope), np.asarray(intercept), np.asarray(a.angle + b.angle))
 
 
-def _distance_pair(pair: Pair) -> tuple[np.ndarray, ...]:
-    distances = tuple(_distances(side.values) for _, side in pair.sides)
-    for (name, _), values in zip(pair.sides, distances, strict=True):
-        if np.ptp(values) <= ROUNDING:
+def _core(own: RSAState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
+    """Return the correlation of the ranks in x and in y[perm]."""
+    return exactly(jnp.asarray(values[0]) * own.slope + own.intercept)
+
+
+def _score_error(own: RSAState) -> float:
+    return float(own.error)
+
+
+def _check(inner: Inner, rank_bits: int | None, pair: Pair) -> None:
+    """Refuse rows at no distance from others, and distances without an order.
+
+    Raises:
+        InputError: a row is constant (correlation) or zero (cosine); all distances of one side are equal; or there are
+            more rows than 32 bits hold ranks of.
+    """
+    name = NAMES[inner]
+    if _bits(rank_bits, pair.n) == 32 and pair.n > MOST_ROWS:
+        raise InputError(f"{name}: {pair.n} rows have more pairs than rank_bits 32 can rank; use rank_bits 16")
+    for side_name, side in pair.sides:
+        _check_rows(inner, side_name, side)
+        every = Rows.of(side.values, inner)
+        # Among a few rows some distances nearly always differ.
+        if not any(_differ(rows) for rows in (every.sample(64), every)):
             raise InputError(
-                f"rsa: all {len(values)} correlation distances in {name} are equal ({values[0]:.3g}), so they have "
-                "no order; give rows of more columns or leave rsa out of measures"
+                f"{name}: all {pair.n * (pair.n - 1) // 2} {inner} distances in {side_name} are equal, so they have no "
+                f"order; give rows of more columns or leave {name} out of measures"
             )
-    return distances
 
 
-def _distances(matrix: Matrix) -> Float[np.ndarray, "pairs"]:
-    """Return 1 - correlation of rows i < j, row by row."""
-    rows = matrix - matrix.mean(axis=1, keepdims=True)
-    rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    distances = rows @ rows.T
-    np.subtract(1, distances, out=distances)
-    np.clip(distances, 0, 2, out=distances)
-    return squareform(distances, checks=False)
+def _check_rows(inner: Inner, side_name: str, side: Side) -> None:
+    name, values = NAMES[inner], side.values
+    if inner == "correlation":
+        constant = np.flatnonzero(values.max(axis=1) == values.min(axis=1))
+        if len(constant):
+            raise InputError(
+                f"{name}: row {constant[0]} of {side_name} is constant ({values[constant[0], 0]:.6g} in every column; "
+                f"{len(constant)} such row(s)), so it has no correlation with the others; leave that pair out"
+            )
+    zero = np.flatnonzero(~values.any(axis=1))
+    if inner == "cosine" and len(zero):
+        raise InputError(
+            f"{name}: row {zero[0]} of {side_name} is zero ({len(zero)} such row(s)), so it has no direction; leave "
+            "that pair out"
+        )
 
 
-def _ranks(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-    """Return ranks from 1, equal values at the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+def _differ(rows: Rows) -> bool:
+    """Say whether two distances differ by more than rounding."""
+    smallest, largest = np.inf, -np.inf
+    for distances in rows.upper():
+        smallest, largest = min(smallest, distances.min()), max(largest, distances.max())
+        if largest - smallest > max(ROUNDING.values()):
+            return True
+    return False
 
 
-def _standardised_ranks(values: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-    ranks = _ranks(values)
-    ranks -= ranks.mean()
-    return ranks / np.linalg.norm(ranks)
+def _reference(inner: Inner, x: AnyArray, y: AnyArray) -> float:
+    """Return the RSA of two matrices, straight from the definition."""
+    ranks = [scipy.stats.rankdata(_distances(inner, side.values)) for _, side in Pair.of(x, y).sides]
+    return float(np.corrcoef(ranks)[0, 1])
 
 
-RSA = Measure(
-    name="rsa",
-    larger_is_more_similar=True,
-    invariances=("row shift", "row scale"),
-    tolerance=1e-6,
-    statistics=(quadratic("ranks of correlation distances", ranks),),
-    own=own,
-    core=core,
-    reference=reference,
-    check=check,
-)
+def _distances(inner: Inner, matrix: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "pairs"]:
+    """Return the distances of rows i < j; for correlation by the steps of published code, down to their rounding."""
+    if inner == "euclidean":
+        distances = pdist(matrix)
+    elif inner == "cosine":
+        distances = pdist(matrix / np.linalg.norm(matrix, axis=1, keepdims=True)) ** 2 / 2
+        distances[distances < 1e-12] = 0
+    else:
+        rows = matrix - matrix.mean(axis=1, keepdims=True)
+        rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
+        distances = squareform(np.clip(1 - rows @ rows.T, 0, 2), checks=False)
+    mantissas, exponents = np.frexp(distances)
+    return np.ldexp(np.round(mantissas * 2.0 ** (TIE_BITS + 1)), exponents)
+
+
+RSA = rsa()
+RSA_COSINE = rsa(inner="cosine")
+RSA_EUCLIDEAN = rsa(inner="euclidean")

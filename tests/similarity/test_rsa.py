@@ -1,77 +1,156 @@
+import itertools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.spatial.distance
 import scipy.stats
+from scipy.spatial.distance import pdist
 
 from saejax.errors import InputError
-from saejax.similarity.rsa import RSA, RSAState, prepare, reference, score, score_batch
+from saejax.similarity import ranks
+from saejax.similarity.distances import Inner
+from saejax.similarity.measure import Measure, State
+from saejax.similarity.pair import Pair
+from saejax.similarity.rsa import RSA, RSA_COSINE, RSA_EUCLIDEAN, rsa
+
+INNERS: tuple[Inner, ...] = ("correlation", "cosine", "euclidean")
+every_inner = pytest.mark.parametrize("inner", INNERS)
+every_width = pytest.mark.parametrize("rank_bits", [16, 32])
 
 
-def single(state: RSAState) -> RSAState:
-    return RSAState(*(jnp.asarray(leaf, jnp.float32) for leaf in state))
+def single(state: State) -> Any:
+    """As the engine does: float64 to float32, all else as it is."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32 if leaf.dtype == np.float64 else None), state)
 
 
-def test_is_spearmans_correlation_of_correlation_distances() -> None:
+def exact_score(measure: Measure, state: State, perm: np.ndarray) -> float:
+    compute = measure.statistics[0].compute_exact
+    assert compute is not None
+    value = compute(state.crossed[0], perm)
+    with jax.enable_x64(True):
+        return float(measure.core(state.own, (value,), perm).low)
+
+
+def pairings(rng: np.random.Generator, n: int, count: int = 7) -> np.ndarray:
+    return np.stack([np.arange(n), *(rng.permutation(n) for _ in range(count - 1))]).astype(np.int32)
+
+
+def test_names_do_not_tell_how_ranks_are_kept() -> None:
+    assert [measure.name for measure in (RSA, RSA_COSINE, RSA_EUCLIDEAN)] == ["rsa", "rsa_cosine", "rsa_euclidean"]
+    assert rsa(inner="cosine", rank_bits=16).name == "rsa_cosine"
+    assert rsa() is RSA
+
+
+@every_inner
+def test_is_spearmans_correlation_of_distances(inner: Inner) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(25, 8)), rng.normal(size=(25, 5))
-    dx, dy = (scipy.spatial.distance.pdist(matrix, "correlation") for matrix in (x, y))
-    spearman: Any = scipy.stats.spearmanr(dx, dy)
-    assert reference(x, y) == pytest.approx(spearman.statistic, abs=1e-12)
+    spearman: Any = scipy.stats.spearmanr(pdist(x, inner), pdist(y, inner))
+    assert rsa(inner=inner).reference(x, y) == pytest.approx(spearman.statistic, abs=1e-12)
 
 
-def test_invariant_to_shift_and_scale_of_each_row_but_not_to_rotation() -> None:
-    rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(20, 6)), rng.normal(size=(20, 7))
-    shifted = x * rng.uniform(0.1, 9, size=(20, 1)) + rng.normal(size=(20, 1))
-    assert reference(shifted, y) == pytest.approx(reference(x, y), abs=1e-12)
-    rotated = x @ scipy.stats.ortho_group.rvs(6, random_state=rng)
-    assert abs(reference(rotated, y) - reference(x, y)) > 1e-3
-    assert "rotation" not in RSA.invariances
-
-
-def test_ties_take_their_middle_rank() -> None:
-    """Equal rows are equally far from every other row."""
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(5, 4))[[0, 1, 2, 3, 3]]
-    state = prepare(x, rng.normal(size=(5, 4)))
-    distances = 1 - np.asarray(np.corrcoef(x))
-    for other in range(3):
-        assert state.a[other, 3] == state.a[other, 4]
-    ranks = scipy.stats.rankdata(np.round(distances[np.triu_indices(5, 1)], 9))
-    assert np.sum(ranks % 1 == 0.5) == 6
-    expected = (ranks - ranks.mean()) / np.linalg.norm(ranks - ranks.mean())
-    np.testing.assert_allclose(state.a[np.triu_indices(5, 1)], expected, atol=1e-12)
-    np.testing.assert_array_equal(state.a, state.a.T)
-
-
-@pytest.mark.parametrize("n", [3, 10, 77])
-def test_scores_of_all_ways_agree_with_the_definition(n: int) -> None:
+@every_inner
+@every_width
+@pytest.mark.parametrize("n", [4, 10, 77])
+def test_scores_of_all_ways_agree_with_the_definition(inner: Inner, rank_bits: int, n: int) -> None:
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(n, 9)), rng.normal(size=(n, 6))
-    perms = np.stack([rng.permutation(n) for _ in range(7)]).astype(np.int32)
-    expected = [reference(x, y[perm]) for perm in perms]
-    state = single(prepare(x, y))
-    looped = [score(state, perm) for perm in perms]
-    mapped = jax.vmap(score, in_axes=(None, 0))(state, jnp.asarray(perms))
-    np.testing.assert_allclose(mapped, looped, atol=2e-7)
-    for scores in (looped, mapped, score_batch(state, perms)):
-        np.testing.assert_allclose(scores, expected, atol=RSA.tolerance / 2, rtol=0)
+    x[-1], y[0] = x[0], y[1]
+    measure = rsa(inner=inner, rank_bits=rank_bits)
+    perms = pairings(rng, n)
+    expected = [measure.reference(x, y[perm]) for perm in perms]
+    state = measure.prepare(x, y)
+    error = measure.score_error(state.own)
+    assert error < (1e-4 if rank_bits == 16 else 1e-15)
+    exact = [exact_score(measure, state, perm) for perm in perms]
+    np.testing.assert_allclose(exact, expected, atol=error + 1e-13, rtol=0)
+    fast = single(state)
+    mapped = jax.jit(jax.vmap(measure.score, in_axes=(None, 0)))(fast, jnp.asarray(perms))
+    for scores in (mapped, measure.score_batch(fast, perms)):
+        np.testing.assert_allclose(scores, exact, atol=measure.tolerance / 2, rtol=0)
+
+
+@every_inner
+def test_whole_numbers_tie_as_in_exact_arithmetic(inner: Inner) -> None:
+    """Rows of -1, 0 and 1, three nonzero, row means 0 or not: distances take few values, each of them very often."""
+    rng = np.random.default_rng(1)
+    rows = np.array([row for row in itertools.product([-1, 0, 1], repeat=5) if np.abs(row).sum() == 3])
+    x, y = (rows[rng.choice(len(rows), size=40, replace=False)] for _ in range(2))
+    if inner == "correlation":
+        x, y = (np.concatenate([each, -each], axis=1) for each in (x, y))
+    # Norms are all alike, and row means 0 where they count, so every distance falls with the inner product.
+    orders = [scipy.stats.rankdata(-(each @ each.T)[np.triu_indices(40, 1)]) for each in (x, y)]
+    assert len(np.unique(orders[0])) < 10
+    expected = np.corrcoef(orders)[0, 1]
+    for rank_bits in (16, 32):
+        measure = rsa(inner=inner, rank_bits=rank_bits)
+        state = measure.prepare(x * 0.3, y * 0.7)
+        assert exact_score(measure, state, np.arange(40)) == pytest.approx(expected, abs=1e-12)
+    assert measure.reference(x * 0.3, y * 0.7) == pytest.approx(expected, abs=1e-12)
+
+
+@every_inner
+def test_only_correlation_changes_under_rotation(inner: Inner) -> None:
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(20, 6)), rng.normal(size=(20, 7))
+    measure = rsa(inner=inner)
+    moved = abs(measure.reference(x @ scipy.stats.ortho_group.rvs(6, random_state=rng), y) - measure.reference(x, y))
+    assert ("rotation" in measure.invariances) == (inner != "correlation") == (moved < 1e-12)
+    assert moved < 1e-12 or moved > 1e-3
+
+
+@pytest.mark.parametrize("hubs", [False, True])
+def test_quantised_scores_stay_within_their_stated_error(hubs: bool) -> None:
+    rng = np.random.default_rng(3)
+    n = 260
+    x, y = (rng.normal(size=(n, 6)) for _ in range(2))
+    y += x
+    if hubs:
+        x = x[rng.integers(0, 60, size=n)]
+    exact, quantised = (rsa(inner="euclidean", rank_bits=rank_bits) for rank_bits in (32, 16))
+    states = exact.prepare(x, y), quantised.prepare(x, y)
+    error = quantised.score_error(states[1].own)
+    assert exact.score_error(states[0].own) == 0
+    assert 1e-6 < error < 6e-5
+    perms = pairings(rng, n, 200)
+    scores = [measure.score_batch(state, perms) for measure, state in zip((exact, quantised), states, strict=True)]
+    apart = np.abs(np.subtract(*[np.asarray(each, np.float64) for each in scores]))
+    assert 0 < apart.max() <= error
+
+
+def test_quantised_score_is_pearsons_correlation_of_the_numbers_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With few levels, and so many ties that their mean is not 0."""
+    monkeypatch.setattr(ranks, "LARGEST_LEVEL", 2)
+    rng = np.random.default_rng(7)
+    x, y = (rng.normal(size=(30, 3))[rng.integers(0, 12, size=30)] for _ in range(2))
+    measure = rsa(inner="euclidean", rank_bits=16)
+    state = measure.prepare(x, y)
+    above = np.triu_indices(30, 1)
+    a, b = (matrix[above].astype(float) for matrix in state.crossed[0])
+    assert min(abs(a.sum()), abs(b.sum())) > 10
+    assert exact_score(measure, state, np.arange(30)) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-14)
+
+
+def test_size_follows_from_the_number_of_rows() -> None:
+    rng = np.random.default_rng(4)
+    for n, itemsize in ((4096, 4), (4097, 2)):
+        pair = Pair.of(rng.normal(size=(n, 2)), rng.normal(size=(n, 2)))
+        assert RSA.statistics[0].size(pair, None) == 2 * itemsize * n**2
+        assert rsa(rank_bits=16).statistics[0].size(pair, None) == 4 * n**2
+        assert rsa(rank_bits=32).statistics[0].size(pair, None) == 8 * n**2
 
 
 def test_null_has_mantels_mean_and_variance() -> None:
     """Mean 0 and the exact variance over all n! pairings, for ranks with unequal row sums (Mantel 1967)."""
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(5)
     n, count = 40, 20_000
     sizes = np.exp(rng.normal(size=(n, 1)))
     x, y = (rng.normal(size=(n, 5)) + sizes * rng.normal(size=5) for _ in range(2))
-    state = prepare(x, y)
-    perms = np.argsort(rng.random((count, n)), axis=1)
-    draws = np.asarray(score_batch(single(state), perms))
-    a, b = (np.sum(ranks.sum(axis=1) ** 2) / np.sum(ranks**2) for ranks in state)
+    state = RSA.prepare(x, y)
+    draws = np.float64(RSA.score_batch(state, np.argsort(rng.random((count, n)), axis=1)))
+    a, b = (np.sum(side.sum(axis=1) ** 2) / np.sum(side**2) for side in map(np.float64, state.crossed[0]))
     falling = [np.prod(np.arange(n, n - k, -1, dtype=float)) for k in (2, 3, 4)]
     variance = 2 / falling[0] + 4 * (a - 1) * (b - 1) / falling[1] + (4 * a - 2) * (4 * b - 2) / falling[2]
     assert variance > 3 * 2 / falling[0]  # the rows matter: not the variance of unrelated distances
@@ -80,19 +159,77 @@ def test_null_has_mantels_mean_and_variance() -> None:
     assert draws.var(ddof=1) == pytest.approx(variance, rel=4 * np.sqrt((kurtosis - 1) / count))
 
 
-def test_a_constant_row_is_refused_by_name() -> None:
-    rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
-    y[[2, 4]] = 0.25
-    with pytest.raises(InputError) as error:
-        RSA.check(x, y)
-    assert str(error.value) == (
-        "rsa: row 2 of y is constant (0.25 in every column; 2 such row(s)), so it has no correlation with the "
-        "others; leave that pair out"
-    )
+RNG = np.random.default_rng(6)
+X, Y = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 5))
 
 
-def test_distances_without_an_order_are_refused() -> None:
-    rng = np.random.default_rng(6)
-    with pytest.raises(InputError, match=r"all 6 correlation distances in x are equal \(.*\), so they have no order"):
-        prepare(np.sort(rng.normal(size=(4, 2)), axis=1), rng.normal(size=(4, 3)))
+def with_rows(value: float) -> np.ndarray:
+    matrix = Y.copy()
+    matrix[[2, 4]] = value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("inner", "x", "y", "message"),
+    [
+        (
+            "correlation", X, with_rows(0.1),
+            "rsa: row 2 of y is constant (0.1 in every column; 2 such row(s)), so it has no correlation with the "
+            "others; leave that pair out",
+        ),
+        (
+            "cosine", X, with_rows(0),
+            "rsa_cosine: row 2 of y is zero (2 such row(s)), so it has no direction; leave that pair out",
+        ),
+        (
+            "correlation", np.sort(X[:, :2], axis=1), Y,
+            "rsa: all 15 correlation distances in x are equal, so they have no order; give rows of more columns or "
+            "leave rsa out of measures",
+        ),
+        (
+            "cosine", X, Y[:, :1] ** 2 * Y[0],
+            "rsa_cosine: all 15 cosine distances in y are equal, so they have no order; give rows of more columns or "
+            "leave rsa_cosine out of measures",
+        ),
+        (
+            "euclidean", X, 3 * np.eye(6) + 0.1,
+            "rsa_euclidean: all 15 euclidean distances in y are equal, so they have no order; give rows of more "
+            "columns or leave rsa_euclidean out of measures",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_order_is_refused(inner: Inner, x: np.ndarray, y: np.ndarray, message: str) -> None:
+    for rank_bits in (None, 16):
+        with pytest.raises(InputError) as error:
+            rsa(inner=inner, rank_bits=rank_bits).check(Pair.of(x, y))
+        assert str(error.value) == message
+
+
+@every_inner
+@pytest.mark.parametrize("rank_bits", [16, 32])
+def test_two_different_distances_suffice(inner: Inner, rank_bits: int) -> None:
+    """All rows at one place but one, on one side."""
+    x = np.repeat(X[:1], 8, axis=0)
+    x[3] = X[1]
+    measure = rsa(inner=inner, rank_bits=rank_bits)
+    state = measure.prepare(x, x * 2)
+    assert exact_score(measure, state, np.arange(8)) == pytest.approx(1, abs=1e-12)
+
+
+def test_more_rows_than_32_bits_can_rank_are_refused() -> None:
+    n = 65_537
+    pair = Pair.of(np.arange(2.0 * n).reshape(n, 2), np.arange(n, dtype=float)[:, None])
+    with pytest.raises(InputError, match="65537 rows have more pairs than rank_bits 32 can rank; use rank_bits 16"):
+        rsa(inner="euclidean", rank_bits=32).check(pair)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner": "manhattan"}, "inner 'manhattan' is unknown; choose among correlation, cosine, euclidean"),
+        ({"rank_bits": 8}, "rank_bits 8 must be 16 or 32"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"rsa: {message}"):
+        rsa(**options)

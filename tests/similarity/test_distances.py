@@ -1,0 +1,110 @@
+import itertools
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from saejax.similarity import distances
+from saejax.similarity.distances import Inner, Rows
+
+INNERS: tuple[Inner, ...] = ("correlation", "cosine", "euclidean")
+every_inner = pytest.mark.parametrize("inner", INNERS)
+
+
+def upper(matrix: np.ndarray, inner: Inner) -> np.ndarray:
+    return np.concatenate(list(Rows.of(matrix, inner).upper()))
+
+
+def in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distances, "ONE_BLOCK", 1)
+    monkeypatch.setattr(distances, "BLOCK", 170)
+
+
+def tie_pattern(values: np.ndarray) -> np.ndarray:
+    return values[:, None] == values
+
+
+@every_inner
+@pytest.mark.parametrize("small", [False, True])
+def test_distances_are_those_of_scipy(inner: Inner, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(40, 7)) + 3
+    if small:
+        in_small_blocks(monkeypatch)
+    pieces = list(Rows.of(matrix, inner).upper())
+    assert (len(pieces) > 1) == small
+    ours, theirs = np.concatenate(pieces), pdist(matrix, inner)
+    scale = ours.max() / theirs.max()
+    np.testing.assert_allclose(ours, theirs * scale, rtol=1e-10)
+    assert inner == "euclidean" or scale == pytest.approx(1, abs=1e-10)
+
+
+@every_inner
+@pytest.mark.parametrize("small", [False, True])
+def test_what_is_equal_in_exact_arithmetic_is_equal(inner: Inner, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of small whole numbers, whose distances are known as fractions or their roots."""
+    rng = np.random.default_rng(1)
+    matrix = rng.integers(0, 3, size=(60, 6))
+    matrix = matrix[np.ptp(matrix, axis=1) > 0]
+    if small:
+        in_small_blocks(monkeypatch)
+    exact = []
+    for left, right in itertools.combinations(matrix.astype(int).tolist(), 2):
+        if inner == "euclidean":
+            exact.append(Fraction(sum((a - b) ** 2 for a, b in zip(left, right, strict=True))))
+            continue
+        if inner == "correlation":
+            left, right = ([len(row) * value - sum(row) for value in row] for row in (left, right))
+        product, *squares = (
+            sum(a * b for a, b in zip(*pair, strict=True)) for pair in ((left, right), (left, left), (right, right))
+        )
+        exact.append(Fraction(product * abs(product), squares[0] * squares[1]))
+    levels = {value: rank for rank, value in enumerate(dict.fromkeys(exact))}
+    expected = tie_pattern(np.array([levels[value] for value in exact]))
+    found = upper(matrix.astype(float) * 0.1, inner)
+    known = found > (1e-12 if inner == "correlation" else -1)
+    assert known.sum() < len(known) or inner != "correlation"
+    np.testing.assert_array_equal(tie_pattern(found)[np.ix_(known, known)], expected[np.ix_(known, known)])
+
+
+def test_equal_rows_lie_at_distance_zero() -> None:
+    matrix = np.random.default_rng(2).normal(size=(6, 9))[[0, 1, 2, 3, 4, 5, 5, 2]]
+    for inner in ("cosine", "euclidean"):
+        assert np.sum(upper(matrix, inner) == 0) == 2
+    assert np.sum(upper(matrix, "correlation") < 1e-15) == 2
+
+
+def test_small_distances_beside_large_ones_keep_their_digits() -> None:
+    """Products of rows lose them: two tight clusters, and rows with one far outlier."""
+    rng = np.random.default_rng(3)
+    clusters = rng.normal(size=(20, 5))
+    clusters[:10] += 1e7
+    outlier = rng.normal(size=(20, 5))
+    outlier[0] = 1e12
+    for matrix in (clusters, outlier):
+        ours, theirs = upper(matrix, "euclidean"), pdist(matrix)
+        np.testing.assert_allclose(ours, theirs * (ours.max() / theirs.max()), rtol=1e-9)
+
+
+@every_inner
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_size_of_the_numbers_does_not_matter(inner: Inner, size: float) -> None:
+    matrix = np.random.default_rng(4).normal(size=(12, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = upper(matrix * size, inner)
+    np.testing.assert_allclose(ours / ours.max(), upper(matrix, inner) / upper(matrix, inner).max(), rtol=1e-10)
+
+
+@every_inner
+def test_a_sample_keeps_its_distances(inner: Inner) -> None:
+    matrix = np.random.default_rng(5).normal(size=(30, 6))
+    matrix[5] *= 100
+    rows = Rows.of(matrix, inner)
+    sample = rows.sample(10)
+    assert len(sample.points) == 10
+    (whole,), (part,) = ([block for _, block in each.blocks()] for each in (rows, sample))
+    above = np.triu_indices(10, 1)
+    np.testing.assert_allclose(part[above], whole[::3, ::3][above], rtol=1e-10)
