@@ -79,6 +79,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def array_sha256(array: np.ndarray) -> str:
+    """Return the hexadecimal SHA-256 of an array's dtype, shape and values."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def fingerprint(content: Any) -> str:
     """Return the hexadecimal SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,11 @@
-"""Where arrays lie when one process has several devices: a mesh with one named axis."""
+"""Where arrays and work lie: devices of one process along a named mesh axis, and processes along ranges of indices."""
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from saejax.errors import InputError
 
 
 def device_mesh(axis: str) -> Mesh:
@@ -22,3 +25,55 @@ def spread(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the placement of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def join() -> None:
+    """Join the other processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started.
+
+    To be called before anything else uses JAX. Elsewhere `jax.distributed.initialize` does it with addresses.
+
+    Raises:
+        InputError: no such launcher is found.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise InputError(
+            f"no launcher of several processes is found ({str(error).rstrip('.')}); start the job by Slurm, Open MPI, "
+            "Kubernetes or on a TPU pod, or leave multiprocess out"
+        ) from None
+
+
+def share(first: int, stop: int) -> tuple[int, int]:
+    """Return the range of indices that this process handles: equal parts, in the order of the processes."""
+    count, process, processes = stop - first, jax.process_index(), jax.process_count()
+    return first + count * process // processes, first + count * (process + 1) // processes
+
+
+def gather(part: np.ndarray) -> np.ndarray:
+    """Join the parts that the processes hold along the last axis, in their order; every process gets the whole.
+
+    Args:
+        part: an array of any dtype, of equal leading axes in all processes; the last axis may differ in length.
+    """
+    if jax.process_count() == 1:
+        return part
+    lengths = multihost_utils.process_allgather(np.array(part.shape[-1], np.int32))
+    longest = int(np.max(lengths))
+    padded = np.zeros((*part.shape[:-1], longest), part.dtype)
+    padded[..., : part.shape[-1]] = part
+    # As bytes, because JAX would turn float64 into float32 on the way.
+    parts = multihost_utils.process_allgather(padded.view(np.uint8))
+    whole = np.asarray(parts).view(part.dtype)
+    return np.concatenate([one[..., :length] for one, length in zip(whole, lengths, strict=True)], axis=-1)
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here.
+
+    Args:
+        name: what they wait for, the same in all.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -6,62 +6,21 @@ observed pairing is itself one of the re-pairings, so p is never 0 and the test 
 re-pairings is said by its Clopper-Pearson interval (Clopper and Pearson, 1934).
 """
 
-import dataclasses
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import betaincinv
 
+from saejax.errors import InputError
+from saejax.nulls.results import NullResult
 from saejax.similarity import Measure
 
 # Cores that are equal in exact arithmetic differ by rounding in float64; all are of order 1.
 TIE = 1e-12
 CONFIDENCE = 0.95
-
-
-@dataclasses.dataclass(frozen=True)
-class NullResult:
-    """One measure of one pairing, held against random re-pairings of it.
-
-    Attributes:
-        measure: name of the measure.
-        n: number of pairs.
-        observed: score of the pairing as it stands, in float64.
-        null_mean: mean score of the re-pairings.
-        null_sd: their standard deviation, with m - 1; None for a single one.
-        z: (observed - null_mean) / null_sd; None where all re-pairings score the same to within the measure's
-            tolerance. It grows with n, so z at different n cannot be compared.
-        p_value: (exceedances + 1) / (permutations + 1), one-sided toward more similar.
-        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`; 0 when there are none.
-        p_high: the upper bound.
-        permutations: number of random re-pairings, m.
-        exceedances: how many were at least as similar as the observed pairing, ties counted, b.
-        scheme: which re-pairings were equally likely.
-        tail: `upper` when larger scores are more similar, else `lower`.
-        method: `sampled`: re-pairings were drawn at random, with repetition.
-        draws: the score of each re-pairing, in order of its number.
-    """
-
-    measure: str
-    n: int
-    observed: float
-    null_mean: float
-    null_sd: float | None
-    z: float | None
-    p_value: float
-    p_low: float
-    p_high: float
-    permutations: int
-    exceedances: int
-    scheme: str
-    tail: str
-    method: str
-    draws: Float[np.ndarray, "perm"] = dataclasses.field(repr=False, compare=False)
-
-    def record(self) -> dict[str, Any]:
-        """Return everything but the draws, as plain JSON values."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "draws"}
 
 
 def p_value(exceedances: int, permutations: int) -> float:
@@ -97,7 +56,15 @@ def count_exceedances(cores: Float[np.ndarray, "perm"], observed: float) -> int:
 
 
 def judge(
-    measure: Measure, own: Any, n: int, observed: float, cores: Float[np.ndarray, "perm"], scheme: str
+    measure: Measure,
+    own: Any,
+    n: int,
+    observed: float,
+    cores: Float[np.ndarray, "perm"],
+    rescored: Bool[np.ndarray, "perm"],
+    scheme: str,
+    seed: int,
+    first: int,
 ) -> NullResult:
     """Hold an observed core against its null draws.
 
@@ -107,20 +74,65 @@ def judge(
         n: number of pairs.
         observed: the core of the pairing.
         cores: the cores of random re-pairings, at least one.
+        rescored: which of them were scored again in float64.
         scheme: name of the scheme that they were drawn under.
+        seed: seed of the re-pairings.
+        first: number of the first of them.
 
     Returns:
         The result, in scores.
     """
-    m, b = len(cores), count_exceedances(cores, observed)
-    draws, score = measure.scores(own, cores), float(measure.scores(own, np.array(observed)))
-    mean = float(draws.mean())
+    mean = cores.mean()
+    around = measure.scores(own, np.array([mean - measure.tolerance, mean + measure.tolerance]))
+    return _result(
+        draws=measure.scores(own, cores), exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
+        observed=float(measure.scores(own, np.array(observed))), scheme=scheme,
+        tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
+        resolution=float(np.ptp(around)) / 2, score_error=measure.score_error(own), rescored=int(rescored.sum()),
+    )  # fmt: skip
+
+
+def merge(results: Sequence[NullResult]) -> NullResult:
+    """Join results of one measure over adjacent ranges of re-pairings: the result of one run over all of them.
+
+    Args:
+        results: at least one, in any order.
+
+    Raises:
+        InputError: they are of different nulls, or their ranges overlap or leave a gap.
+    """
+    ordered = sorted(results, key=lambda result: result.first)
+    if not ordered:
+        raise InputError("results [] are none; give at least one")
+    same = ("measure", "n", "observed", "scheme", "tail", "method", "seed", "score_error")
+    for left, right in itertools.pairwise(ordered):
+        for name in same:
+            if getattr(left, name) != getattr(right, name):
+                raise InputError(
+                    f"results differ in {name} ({getattr(left, name)} and {getattr(right, name)}); only parts of one "
+                    "null can be merged"
+                )
+        if left.first + left.permutations != right.first:
+            raise InputError(
+                f"results hold re-pairings {left.first} to {left.first + left.permutations - 1} and {right.first} to "
+                f"{right.first + right.permutations - 1}; give adjacent ranges"
+            )
+    start = ordered[0]
+    return _result(
+        draws=np.concatenate([result.draws for result in ordered]),
+        exceedances=sum(result.exceedances for result in ordered), first=start.first,
+        resolution=max(result.resolution for result in ordered),
+        rescored=sum(result.rescored for result in ordered), **{name: getattr(start, name) for name in same},
+    )  # fmt: skip
+
+
+def _result(*, draws: Float[np.ndarray, "perm"], exceedances: int, **given: Any) -> NullResult:
+    """Complete a result by what follows from its draws."""
+    m, mean = len(draws), float(draws.mean())
     sd = float(draws.std(ddof=1)) if m > 1 else None
-    varies = m > 1 and cores.std(ddof=1) > measure.tolerance
-    low, high = clopper_pearson(b, m)
+    z = (given["observed"] - mean) / sd if sd is not None and sd > given["resolution"] else None
+    low, high = clopper_pearson(exceedances, m)
     return NullResult(
-        measure=measure.name, n=n, observed=score, null_mean=mean, null_sd=sd,
-        z=(score - mean) / sd if varies and sd else None, p_value=p_value(b, m), p_low=low, p_high=high,
-        permutations=m, exceedances=b, scheme=scheme, tail="upper" if measure.larger_is_more_similar else "lower",
-        method="sampled", draws=draws,
+        draws=draws, exceedances=exceedances, permutations=m, null_mean=mean, null_sd=sd, z=z,
+        p_value=p_value(exceedances, m), p_low=low, p_high=high, **given,
     )  # fmt: skip

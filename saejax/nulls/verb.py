@@ -8,16 +8,20 @@ command cheap and a different command with the same `--out` an error.
 
 import dataclasses
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from saejax import artifacts
+from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
 from saejax.nulls.engine import MEMORY_GIB, batch_size, check_pairing, find_measures, permutation_test
+from saejax.nulls.matrices import read_matrix
+from saejax.nulls.results import table
 from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import Impl, Null, default_impl
 
@@ -29,25 +33,35 @@ class NullConfig:
     """What `saejax null` holds against random re-pairings."""
 
     x: Path
-    """Matrix as .npy, one row per feature; row i is paired with row i of y."""
+    """Matrix as .npy, .npz or .safetensors, one row per feature; row i is paired with row i of y."""
     y: Path
-    """Matrix as .npy with as many rows as x."""
+    """Matrix with as many rows as x."""
     scheme: str
     """Which re-pairings are equally likely: uniform, any feature of y with any of x, for one-to-one pairings."""
     out: Path
     """Result file, .json; the null draws (.npz) and a manifest (.manifest.json) go beside it."""
+    x_name: str | None = None
+    """Which array of x, where the file holds several."""
+    y_name: str | None = None
+    """Which array of y, where the file holds several."""
     measures: tuple[str, ...] = ("svcca", "rsa")
-    """Similarity measures by name."""
+    """Similarity measures by name, with options where they have such: svcca:components=20, knn_jaccard:k=5."""
     permutations: int = 10_000
     """Random re-pairings; the smallest p is 1 / (permutations + 1)."""
     seed: int = 0
     """Seed of the re-pairings, 0 to 2^64 - 1."""
     impl: Impl | None = None
     """Where scores are computed: host (CPU), jax (its devices); by default host on CPU and jax on accelerators."""
+    memory_gib: float = MEMORY_GIB
+    """Memory for what is kept of the matrices and for a batch, in GiB."""
+    rank_bits: int | None = None
+    """Bits of the ranks that Spearman measures keep, 16 or 32; by default 32 (exact) up to 4,096 pairs, 16 above."""
+    multiprocess: bool = False
+    """Join the other processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started; they share the work."""
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and counts that leave no null."""
-        find_measures(self.measures)
+        find_measures(self.measures, self.rank_bits)
         find_scheme(self.scheme)
         drawing.key_of(self.seed)
         if not 1 <= self.permutations <= drawing.MOST_PERMUTATIONS:
@@ -59,6 +73,11 @@ class NullConfig:
     def manifest(self) -> Path:
         """Where the manifest of the run lies."""
         return self.out.with_suffix(".manifest.json")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where draws lie while they are made."""
+        return self.out.with_suffix(".partial")
 
     @property
     def draws(self) -> Path:
@@ -78,22 +97,25 @@ def null(config: NullConfig) -> list[str]:
     Raises:
         InputError: something about the matrices or names is wrong, or `out` holds another result.
     """
-    x, y = _read_matrix(config.x, "x"), _read_matrix(config.y, "y")
+    if config.multiprocess:
+        mesh.join()
+    x, y = _matrices(config)
     record = _record(config)
     if _is_complete(config, record):
-        return [*_table(artifacts.read_json(config.out)), f"{config.out} is complete: nothing was left to do"]
-    check_pairing(x, y, find_measures(config.measures), config.scheme, None, None)
+        return [*table(artifacts.read_json(config.out)), f"{config.out} is complete: nothing was left to do"]
+    check_pairing(x, y, find_measures(config.measures, config.rank_bits), config.scheme, None, None)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     results = permutation_test(
         x, y, measures=config.measures, scheme=config.scheme, permutations=config.permutations, seed=config.seed,
-        impl=record["impl"],
+        impl=record["impl"], memory_gib=config.memory_gib, rank_bits=config.rank_bits,
+        checkpoint=config.checkpoint,
     )  # fmt: skip
-    rows = [result.record() for result in results]
-    artifacts.write_json(config.manifest, {**record, "status": "running"})
-    artifacts.write_npz(config.draws, {result.measure: result.draws for result in results})
-    artifacts.write_json(config.out, rows)
-    artifacts.write_json(config.manifest, {**record, "status": "complete"})
-    return [*_table(rows), str(config.out)]
+    if jax.process_index() == 0:
+        artifacts.write_json(config.manifest, {**record, "status": "running"})
+        results.save(config.out)
+        artifacts.write_json(config.manifest, {**record, "status": "complete"})
+        shutil.rmtree(config.checkpoint)
+    return [*str(results).splitlines(), str(config.out)]
 
 
 def plan(config: NullConfig) -> dict[str, str]:
@@ -102,13 +124,13 @@ def plan(config: NullConfig) -> dict[str, str]:
     Raises:
         InputError: as `null` does.
     """
-    x, y = _read_matrix(config.x, "x"), _read_matrix(config.y, "y")
+    x, y = _matrices(config)
     record = _record(config)
     _is_complete(config, record)
-    measures = find_measures(config.measures)
+    measures = find_measures(config.measures, config.rank_bits)
     pair = check_pairing(x, y, measures, config.scheme, None, None)
     started = time.perf_counter()
-    memory = int(MEMORY_GIB * 2**30)
+    memory = int(config.memory_gib * 2**30)
     trial = Null.prepare(pair, measures, drawing.key_of(config.seed), record["impl"], memory)
     size = batch_size(trial, TRIAL)
     trial.score_range(0, size)
@@ -129,19 +151,15 @@ def plan(config: NullConfig) -> dict[str, str]:
     }
 
 
-def _read_matrix(path: Path, name: str) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"{name} {path} does not exist; name a .npy file")
-    try:
-        with path.open("rb") as file:
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError):
-        raise InputError(f"{name} {path} is not a .npy file of numbers; write one with numpy.save") from None
+def _matrices(config: NullConfig) -> tuple[np.ndarray, np.ndarray]:
+    return read_matrix(config.x, config.x_name, "x"), read_matrix(config.y, config.y_name, "y")
 
 
 def _record(config: NullConfig) -> dict[str, Any]:
     inputs = {"x": artifacts.file_sha256(config.x), "y": artifacts.file_sha256(config.y)}
     record = artifacts.config_record(config)
+    for changes_nothing in ("memory_gib", "multiprocess"):
+        del record[changes_nothing]
     return {"kind": "null", "config": record, "inputs": inputs, "impl": config.impl or default_impl()}
 
 
@@ -162,17 +180,3 @@ def _is_complete(config: NullConfig, record: dict[str, Any]) -> bool:
     if differences:
         raise InputError(f"out {config.out} holds another run ({'; '.join(differences)}); name a new file")
     return found.get("status") == "complete" and config.out.exists() and config.draws.exists()
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    cells = [("measure", "n", "observed", "null mean", "null SD", "z", "p", "95 % interval of p"), *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    sd = "" if row["null_sd"] is None else f"{row['null_sd']:.5f}"
-    z = "" if row["z"] is None else f"{row['z']:.2f}"
-    interval = f"{row['p_low']:.2g} - {row['p_high']:.2g}"
-    scores = (f"{row[key]:.5f}" for key in ("observed", "null_mean"))
-    return (row["measure"], str(row["n"]), *scores, sd, z, f"{row['p_value']:.2g}", interval)

@@ -1,10 +1,7 @@
-"""What is measured: similarities of two bare matrices with paired rows, one file each."""
+"""What is measured: similarities of two bare matrices with paired rows, one small file each."""
 
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.rsa import RSA
-from saejax.similarity.svcca import SVCCA
+from saejax.similarity.registry import MEASURES, find_measure
 
-MEASURES: dict[str, Measure] = {measure.name: measure for measure in (SVCCA, RSA)}
-
-__all__ = ["MEASURES", "Measure", "Pair"]
+__all__ = ["MEASURES", "Measure", "Pair", "find_measure"]

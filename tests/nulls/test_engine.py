@@ -2,8 +2,10 @@ import dataclasses
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +15,7 @@ import pytest
 import scipy.stats
 
 from saejax.errors import InputError
-from saejax.nulls import NullResult, permutation_test
+from saejax.nulls import NullResults, draws, merge, permutation_test
 from saejax.nulls import permutations as drawing
 from saejax.nulls.engine import batch_size
 from saejax.nulls.inference import count_exceedances, p_value
@@ -34,7 +36,7 @@ def matrices(seed: int, n: int, dx: int, dy: int, shared: float) -> tuple[np.nda
     return x, y
 
 
-def run(x: np.ndarray, y: np.ndarray, permutations: int = 300, **options: Any) -> list[NullResult]:
+def run(x: np.ndarray, y: np.ndarray, permutations: int = 300, **options: Any) -> NullResults:
     chosen = {"measures": NAMES, "scheme": "uniform", "seed": 5, **options}
     return permutation_test(x, y, permutations=permutations, **chosen)
 
@@ -205,6 +207,111 @@ def test_eight_devices_count_as_one_does(tmp_path: Any) -> None:
     np.testing.assert_allclose(told["means"], [result.null_mean for result in here], atol=1e-6)
 
 
+def test_disjoint_ranges_merge_into_the_whole() -> None:
+    x, y = matrices(2, 5, 3, 2, 0.5)
+    whole = run(x, y, 90)
+    parts = [run(x, y, count, first=first) for first, count in ((0, 31), (60, 30), (31, 29))]
+    for index, result in enumerate(whole):
+        merged = merge([part[index] for part in parts])
+        np.testing.assert_allclose(merged.draws, result.draws, atol=1e-6, rtol=0)
+        assert merged.exceedances == result.exceedances
+        assert merged.p_value == result.p_value
+
+
+class Interruption(Exception):
+    """Stands for the end of the process."""
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = matrices(2, 5, 3, 2, 0.5)
+    expected = run(x, y, 90)
+    score_range, made = Null.score_range, []
+
+    def interrupted(self: Null, start: int, stop: int) -> Any:
+        made.append((start, stop))
+        if len(made) == 4:
+            raise Interruption
+        return score_range(self, start, stop)
+
+    monkeypatch.setattr(Null, "score_range", interrupted)
+    monkeypatch.setattr(draws, "COMMIT_SECONDS", -1.0)
+    with pytest.raises(Interruption):
+        run(x, y, 90, batch=20, checkpoint=tmp_path / "run")
+    result = run(x, y, 90, batch=16, checkpoint=tmp_path / "run")
+    assert made == [(0, 20), (20, 40), (40, 60), (60, 80), (60, 76), (76, 92)]
+    assert [each.exceedances for each in result] == [each.exceedances for each in expected]
+    for left, right in zip(result, expected, strict=True):
+        np.testing.assert_allclose(left.draws, right.draws, atol=1e-6, rtol=0)
+    longer = run(x, y, 120, checkpoint=tmp_path / "run")
+    assert made[6][0] == 90
+    assert longer[0].exceedances == run(x, y, 120)[0].exceedances
+
+
+def test_a_checkpoint_of_another_null_is_refused(tmp_path: Path) -> None:
+    x, y = matrices(2, 6, 3, 2, 0.5)
+    run(x, y, 10, checkpoint=tmp_path / "run")
+    with pytest.raises(InputError, match="holds another run \\(seed 5 there, 6 now\\)"):
+        run(x, y, 10, seed=6, checkpoint=tmp_path / "run")
+    with pytest.raises(InputError, match=r"holds another run \(inputs\.y [0-9a-f]{64} there"):
+        run(x, y[::-1], 10, checkpoint=tmp_path / "run")
+
+
+TWO_PROCESSES = """
+import json, sys
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
+from saejax.nulls import permutation_test
+from saejax.nulls.scoring import Null
+made = []
+score_range = Null.score_range
+def spy(self, start, stop):
+    made.append(start)
+    return score_range(self, start, stop)
+Null.score_range = spy
+x, y = np.load(sys.argv[1])["x"], np.load(sys.argv[1])["y"]
+results = permutation_test(x, y, measures=["svcca", "rsa"], scheme="uniform", permutations=101, seed=5, batch=16,
+                           checkpoint=None if sys.argv[4] == "-" else __import__("pathlib").Path(sys.argv[4]))
+with open(sys.argv[5], "w") as file:
+    json.dump({"made": made, "exceedances": [r.exceedances for r in results],
+               "draws": [r.draws.tolist() for r in results]}, file)
+"""
+
+
+def two_processes(folder: Path, checkpoint: str) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outs = [folder / f"{process}.json" for process in (0, 1)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, str(folder / "matrices.npz"), str(port), str(process), checkpoint,
+             str(outs[process])],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True,
+        )
+        for process in (0, 1)
+    ]  # fmt: skip
+    for process in started:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    return [json.loads(out.read_text()) for out in outs]
+
+
+def test_two_processes_count_as_one_does(tmp_path: Path) -> None:
+    """Each draws its half, both return the whole; a checkpoint of one process is taken over by two."""
+    x, y = matrices(2, 5, 3, 2, 0.5)
+    np.savez(tmp_path / "matrices.npz", x=x, y=y)
+    alone = run(x, y, 101)
+    run(x, y, 30, checkpoint=tmp_path / "run")
+    for checkpoint, starts in (("-", [0, 16, 32, 48]), (str(tmp_path / "run"), [30, 46])):
+        first, second = two_processes(tmp_path, checkpoint)
+        assert first["made"] == starts
+        assert second["made"] == [50, 66, 82, 98]
+        for told in (first, second):
+            assert told["exceedances"] == [result.exceedances for result in alone]
+            np.testing.assert_allclose(told["draws"], [result.draws for result in alone], atol=1e-6, rtol=0)
+
+
 def test_host_is_the_default_on_a_cpu() -> None:
     assert default_impl() == ("host" if jax.default_backend() == "cpu" else "jax")
 
@@ -217,6 +324,9 @@ def test_host_is_the_default_on_a_cpu() -> None:
         ({"measures": ["rsa", "rsa"]}, r"measures \['rsa', 'rsa'\] must be distinct"),
         ({"scheme": "block"}, "scheme 'block' is unknown; choose one of uniform"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
+        ({"first": -1}, r"permutations -1 to 299 must lie between 0 and 2\^32"),
+        ({"first": 2**32 - 10}, r"permutations 4294967286 to 4294967586 must lie between 0 and 2\^32"),
+        ({"memory_gib": 0.0}, "memory_gib 0.0 must be above 0"),
         ({"seed": -3}, "seed -3 must be at least 0"),
         ({"batch": 0}, "batch 0 must be at least 1"),
         ({"x_ids": [0] * 8}, "x_ids names feature 0 for rows 0 and 1"),

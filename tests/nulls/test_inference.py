@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from saejax.nulls.inference import NullResult, clopper_pearson, count_exceedances, judge, p_value
+from saejax.errors import InputError
+from saejax.nulls.inference import clopper_pearson, count_exceedances, judge, merge, p_value
+from saejax.nulls.results import NullResult
 from saejax.similarity import MEASURES, Measure
 
-RSA = MEASURES["rsa"]
+RSA = dataclasses.replace(MEASURES["rsa"], score_of=lambda own, core: core, score_error=lambda own: 0.25)
 DISTANCE = dataclasses.replace(
     RSA, name="distance", larger_is_more_similar=False, score_of=lambda own, core: own - core
 )
 
 
 def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
-    return judge(measure, 7.0, 10, observed, cores, "uniform")
+    return judge(measure, 7.0, 10, observed, cores, np.zeros(len(cores), bool), "uniform", 0, 0)
 
 
 def test_p_counts_the_observed_pairing_among_the_draws() -> None:
@@ -64,7 +66,7 @@ def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
         "measure", "n", "observed", "null_mean", "null_sd", "z", "p_value", "p_low", "p_high", "permutations",
-        "exceedances", "scheme", "tail", "method",
+        "exceedances", "scheme", "tail", "method", "seed", "first", "resolution", "score_error", "rescored",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
@@ -74,3 +76,43 @@ def test_a_null_without_spread_has_no_z() -> None:
     assert flat.z is None
     single = judged(RSA, 1.0, np.array([0.5]))
     assert (single.null_sd, single.z, single.p_value) == (None, None, 0.5)
+
+
+def part(first: int, cores: list[float], **changes: object) -> NullResult:
+    rescored = np.arange(len(cores)) == 0
+    result = judge(DISTANCE, 7.0, 10, 5.0, np.array(cores), rescored, "uniform", 4, first)
+    return dataclasses.replace(result, **changes)
+
+
+def test_parts_merge_into_the_whole_in_any_order() -> None:
+    cores = [1.0, 5.0, 2.0, 6.0, 3.0, 4.0]
+    whole = part(10, cores)
+    merged = merge([part(13, cores[3:5]), part(15, cores[5:]), part(10, cores[:3])])
+    assert dataclasses.replace(merged, rescored=1) == whole
+    assert merged.rescored == 3
+    np.testing.assert_array_equal(merged.draws, whole.draws)
+    assert merge([whole]) == whole
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "results [] are none; give at least one"),
+        (
+            [part(0, [1.0, 2.0]), part(2, [1.0], seed=5)],
+            "results differ in seed (4 and 5); only parts of one null can be merged",
+        ),
+        (
+            [part(0, [1.0, 2.0]), part(3, [1.0])],
+            "results hold re-pairings 0 to 1 and 3 to 3; give adjacent ranges",
+        ),
+        (
+            [part(0, [1.0, 2.0]), part(1, [1.0])],
+            "results hold re-pairings 0 to 1 and 1 to 1; give adjacent ranges",
+        ),
+    ],
+)
+def test_parts_that_are_not_of_one_null_are_refused(parts: list[NullResult], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        merge(parts)
+    assert str(error.value) == message

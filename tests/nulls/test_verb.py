@@ -82,7 +82,7 @@ def test_a_file_of_other_origin_is_left_alone(folder: Path) -> None:
     ("options", "message"),
     [
         ({"scheme": "block"}, "scheme 'block' is unknown; choose one of uniform"),
-        ({"measures": ("cka",)}, "measure 'cka' is unknown; choose among svcca, rsa"),
+        ({"measures": ("ckk",)}, "measure 'ckk' is unknown; choose among svcca"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
         ({"seed": -1}, "seed -1 must be at least 0"),
         ({"out": Path("result.npz")}, "out result.npz must end in .json"),
@@ -100,7 +100,7 @@ def test_bad_files_are_refused_and_nothing_is_written(folder: Path) -> None:
     (folder / "cut.npy").write_bytes((folder / "x.npy").read_bytes()[:200])
     before = sorted(folder.iterdir())
     for name, message in [
-        ("absent.npy", r"x .*absent.npy does not exist; name a .npy file"),
+        ("absent.npy", r"x .*absent.npy does not exist; name a .npy, .npz, .safetensors file"),
         ("text.npy", r"x .*text.npy is not a .npy file of numbers; write one with numpy.save"),
         ("objects.npy", r"x .*objects.npy is not a .npy file of numbers"),
         ("cut.npy", r"x .*cut.npy is not a .npy file of numbers"),

@@ -1,0 +1,178 @@
+"""What a permutation test returns: one result per measure, to read, print, tabulate, plot and save."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from saejax import artifacts
+from saejax.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
+    import plotly.graph_objects
+
+
+@dataclasses.dataclass(frozen=True)
+class NullResult:
+    """One measure of one pairing, held against random re-pairings of it.
+
+    Attributes:
+        measure: name of the measure.
+        n: number of pairs.
+        observed: score of the pairing as it stands, in float64.
+        null_mean: mean score of the re-pairings.
+        null_sd: their standard deviation, with m - 1; None for a single one.
+        z: (observed - null_mean) / null_sd; None where the measure is constant under this scheme: where the SD is
+            within `resolution`. It grows with n, so z at different n cannot be compared.
+        p_value: (exceedances + 1) / (permutations + 1), one-sided toward more similar.
+        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`; 0 when there are none.
+        p_high: the upper bound.
+        permutations: number of random re-pairings, m.
+        exceedances: how many were at least as similar as the observed pairing, ties counted, b.
+        scheme: which re-pairings were equally likely.
+        tail: `upper` when larger scores are more similar, else `lower`.
+        method: `sampled`: re-pairings were drawn at random, with repetition.
+        seed: seed of the re-pairings.
+        first: number of the first re-pairing.
+        resolution: how far a draw may be from its float64 score.
+        score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
+        rescored: how many draws came so close to the observed score that they were scored again in float64.
+        draws: the score of each re-pairing, in order of its number.
+    """
+
+    measure: str
+    n: int
+    observed: float
+    null_mean: float
+    null_sd: float | None
+    z: float | None
+    p_value: float
+    p_low: float
+    p_high: float
+    permutations: int
+    exceedances: int
+    scheme: str
+    tail: str
+    method: str
+    seed: int
+    first: int
+    resolution: float
+    score_error: float
+    rescored: int
+    draws: Float[np.ndarray, "perm"] = dataclasses.field(repr=False, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return everything but the draws, as plain JSON values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "draws"}
+
+
+class NullResults(list[NullResult]):
+    """Results in the order of the measures; prints as a table."""
+
+    def __repr__(self) -> str:
+        """Return the table."""
+        return "\n".join(table([result.record() for result in self]))
+
+    def __str__(self) -> str:
+        """Return the table."""
+        return repr(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return one row per measure, all fields but the draws.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError:
+            raise InputError('pandas is not installed; pip install "saejax[pandas]"') from None
+        return pandas.DataFrame([result.record() for result in self])
+
+    def plot(self) -> "plotly.graph_objects.Figure":
+        """Return a figure with one histogram per measure: its null, and the observed score as a line."""
+        import plotly.graph_objects
+        import plotly.subplots
+
+        titles = [
+            f"{result.measure}: n = {result.n}, {_z(result.record())}, p = {result.p_value:.2g}" for result in self
+        ]
+        figure = plotly.subplots.make_subplots(rows=len(self), cols=1, subplot_titles=titles)
+        for row, result in enumerate(self, 1):
+            counts, edges = np.histogram(result.draws, bins=60)
+            centres = (edges[:-1] + edges[1:]) / 2
+            bars = plotly.graph_objects.Bar(
+                x=centres, y=counts, width=edges[1] - edges[0], marker_color="#b8bec9", showlegend=False
+            )
+            figure.add_trace(bars, row=row, col=1)
+            figure.add_vline(x=result.observed, line_color="#2456b8", line_width=3, row=row, col=1)  # type: ignore[arg-type]
+            figure.update_xaxes(title_text="score", row=row, col=1)
+            figure.update_yaxes(title_text="random pairings", row=row, col=1)
+        return figure.update_layout(height=280 * len(self), template="plotly_white", bargap=0)
+
+    def save(self, path: Path | str) -> Path:
+        """Write the results as JSON, and the draws beside it as .npz.
+
+        Args:
+            path: result file, .json.
+
+        Returns:
+            The result file.
+
+        Raises:
+            InputError: the name does not end in .json.
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            raise InputError(f"{path} must end in .json")
+        artifacts.write_npz(path.with_suffix(".npz"), {result.measure: result.draws for result in self})
+        artifacts.write_json(path, [result.record() for result in self])
+        return path
+
+
+def load(path: Path | str) -> NullResults:
+    """Read results that `NullResults.save` or `saejax null` wrote.
+
+    Args:
+        path: result file, .json, with its .npz beside it.
+
+    Raises:
+        InputError: a file is absent or damaged.
+    """
+    path = Path(path)
+    records = artifacts.read_json(path)
+    draws_file = path.with_suffix(".npz")
+    if not draws_file.exists():
+        raise InputError(f"{draws_file} does not exist; it holds the draws of {path.name} and lies beside it")
+    with np.load(draws_file) as draws:
+        return NullResults(NullResult(**record, draws=draws[record["measure"]]) for record in records)
+
+
+def table(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of a table of results."""
+    cells = [
+        ("measure", "n", "observed", "null mean", "null SD", "z", "p", "95 % interval of p"),
+        *map(_cells, records),
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    constant = [record["measure"] for record in records if record["z"] is None and record["permutations"] > 1]
+    if constant:
+        lines.append(f"no z for {', '.join(constant)}: constant under this scheme, every re-pairing scores the same")
+    return lines
+
+
+def _cells(record: dict[str, Any]) -> tuple[str, ...]:
+    sd = "" if record["null_sd"] is None else f"{record['null_sd']:.5f}"
+    interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
+    scores = (f"{record[key]:.5f}" for key in ("observed", "null_mean"))
+    z = "" if record["z"] is None else f"{record['z']:.2f}"
+    return (record["measure"], str(record["n"]), *scores, sd, z, f"{record['p_value']:.2g}", interval)
+
+
+def _z(record: dict[str, Any]) -> str:
+    return "constant under this scheme" if record["z"] is None else f"z = {record['z']:.1f}"
