@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from saejax.similarity.moments import Moments
 from saejax.similarity.pair import Pair
 from saejax.types import AnyArray, Permutation, Permutations, Scalar, Scores
 
@@ -119,6 +120,8 @@ class Measure:
         core_batch: `(own, values, perms[perm, n]) -> [perm]`, cores of a batch from the host, where that is faster.
         core_exact: `(own, values, perm[n]) -> float`, the float64 core from numpy values, where faster than `core`.
         score_of: `(own, core) -> score`, monotone; the core itself unless given.
+        exact_moments: `(state, skewness) -> Moments`, mean and SD of the score over all re-pairings in closed form, and
+            its skewness where that is asked for and known; uniform scheme.
         invariances_of_y: the same for y, where it is not what may be done to x.
         score_error: `(own) -> float`, bound on how far any score is from the definition's; 0 unless given.
     """
@@ -136,6 +139,7 @@ class Measure:
     core_batch: Callable[[Any, tuple[Any, ...], AnyArray], AnyArray] | None = None
     core_exact: Callable[[Any, tuple[Any, ...], AnyArray], float] | None = None
     score_of: Callable[[Any, AnyArray], AnyArray] = _core_itself
+    exact_moments: Callable[["State", bool], Moments] | None = None
     invariances_of_y: tuple[str, ...] | None = None
     score_error: Callable[[Any], float] = _no_error
 
@@ -161,6 +165,21 @@ class Measure:
         self.check(pair)
         crossed = tuple(statistic.prepare(pair, self.extent(pair)) for statistic in self.statistics)
         return State(self.own(pair), crossed)
+
+    def moments(self, state: "State", scheme: str, skewness: bool = False) -> Moments | None:
+        """Return mean and SD of the score over all re-pairings of a scheme, without drawing one.
+
+        Args:
+            state: from `prepare`.
+            scheme: name of the scheme; the closed forms are of `uniform`.
+            skewness: whether to find the third moment too, which may take longer.
+
+        Returns:
+            The moments; None under any other scheme, or where the measure has no closed form.
+        """
+        if scheme != "uniform" or self.exact_moments is None:
+            return None
+        return self.exact_moments(state, skewness)
 
     def score(self, state: "State", perm: Permutation) -> Scalar:
         """Return the score of x against y[perm], in the dtype of the state; pure JAX."""
