@@ -33,12 +33,12 @@ def weighted_squares(product: AnyArray, wx: Float[AnyArray, "kx"], wy: Float[Any
     """Return sum_ab wx[a] M[a, b]^2 wy[b], summed so that float32 keeps its digits.
 
     Args:
-        product: M, `[a, b]`.
-        wx: weights of its rows, at least a of them.
-        wy: weights of its columns, at least b.
+        product: M, `[kx, ky]`.
+        wx: weights of its rows.
+        wy: weights of its columns.
     """
-    rows = pairwise_sum(jnp.square(jnp.asarray(product)) * wy[: product.shape[1]])
-    return pairwise_sum(rows * wx[: product.shape[0]])
+    rows = pairwise_sum(jnp.square(jnp.asarray(product)) * wy)
+    return pairwise_sum(rows * wx)
 
 
 def squares_core(own: SquaresState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
