@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "sae": BASE | {"activations"},
     "features": BASE | {"activations", "sae"},
     "similarity": GROUND | {"kernels"},
-    "nulls": BASE | {"similarity"},
+    "nulls": BASE | {"similarity", "kernels"},
     "pretraining": BASE | {"text", "models"},
     "universality": BASE | {"features", "nulls"},
     "report": BASE | {"text", "activations", "features"},

@@ -3,9 +3,10 @@
 Which one runs is an argument of every call (`impl="jax"` or `impl="numba"`), never a guess at import.
 """
 
+from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.neighbour_matches import neighbour_matches
 from saejax_kernels.nuclear_norms import nuclear_norms
 from saejax_kernels.pair_sums import pair_sums
 
-__all__ = ["listed_entries", "neighbour_matches", "nuclear_norms", "pair_sums"]
+__all__ = ["draw_permutations", "listed_entries", "neighbour_matches", "nuclear_norms", "pair_sums"]

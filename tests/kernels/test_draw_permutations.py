@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from importlib import import_module
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.random import threefry_2x32
+from saejax_kernels import draw_permutations
+
+drawing = import_module("saejax_kernels.draw_permutations")  # the package gives that name to the function
+
+# Known answers of threefry2x32 with 20 rounds, from the authors' library Random123: key, counter, output.
+KNOWN_ANSWERS = [
+    ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+# key, index, permutation of 12 rows
+GOLDEN = [
+    ((0, 0), 0, [11, 9, 1, 5, 0, 4, 8, 3, 7, 10, 6, 2]),
+    ((0, 0), 1, [4, 7, 11, 3, 8, 0, 2, 5, 10, 1, 6, 9]),
+    ((0, 7), 2**32 - 1, [7, 9, 2, 1, 4, 6, 10, 3, 5, 8, 11, 0]),
+    ((1, 2**32 - 1), 123_456_789, [0, 9, 8, 2, 6, 4, 5, 3, 10, 1, 11, 7]),
+]
+
+
+def from_numpy(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
+    return np.argsort(drawing.words(key, indices, n), axis=1, kind="stable")
+
+
+def from_numba(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
+    return np.asarray(draw_permutations(key, indices, n, impl="numba"))
+
+
+def from_jax(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
+    return np.asarray(draw_permutations(jnp.asarray(key), jnp.asarray(indices), n, impl="jax"))
+
+
+FORMS = [from_numpy, from_numba, from_jax]
+
+
+def array(*words: int) -> np.ndarray:
+    return np.array(words, dtype=np.uint32)
+
+
+@pytest.mark.parametrize(("key", "counter", "output"), KNOWN_ANSWERS)
+def test_threefry_gives_the_published_answers(key: tuple, counter: tuple, output: tuple) -> None:
+    first, second = (array(word) for word in counter)
+    assert tuple(int(word[0]) for word in drawing.threefry2x32(array(*key), first, second)) == output
+    on_device = jax.jit(drawing.threefry2x32)(*map(jnp.asarray, (array(*key), first, second)))
+    assert tuple(int(word[0]) for word in on_device) == output
+    assert drawing._word(array(*key), first[0], second[0]) == output[0]
+
+
+def test_words_agree_with_the_threefry_of_jax() -> None:
+    key = array(2**8, 3)
+    first, second = np.repeat(np.arange(4), 6), np.tile(np.arange(6), 4)
+    theirs = threefry_2x32(jnp.asarray(key), jnp.asarray(np.concatenate([first, second]), jnp.uint32))
+    np.testing.assert_array_equal(drawing.words(key, np.arange(4, dtype=np.uint32), 6).ravel(), theirs[:24])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("key", "index", "perm"), GOLDEN)
+def test_golden_permutations(form: Callable, key: tuple, index: int, perm: list[int]) -> None:
+    """What was drawn once is drawn for ever: results on disk depend on it."""
+    assert form(array(*key), array(index), 12)[0].tolist() == perm
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 300, 4097])
+def test_all_forms_draw_the_same_permutations(n: int) -> None:
+    key, indices = array(2**32 - 1, n), array(0, 1, 2**31, 2**32 - 1)
+    numba = from_numba(key, indices, n)
+    np.testing.assert_array_equal(numba, from_numpy(key, indices, n))
+    np.testing.assert_array_equal(numba, from_jax(key, indices, n))
+
+
+def test_rows_with_the_same_word_keep_their_order() -> None:
+    """The first permutation under this key in which two of 4,000 rows have one word."""
+    key, indices = array(0, 0), array(20)
+    ordered = np.sort(drawing.words(key, indices, 4000)[0])
+    assert np.count_nonzero(ordered[1:] == ordered[:-1]) == 1
+    for form in FORMS[1:]:
+        np.testing.assert_array_equal(form(key, indices, 4000), from_numpy(key, indices, 4000))
+
+
+@pytest.mark.parametrize("rows", [1, 3000])
+def test_numba_sorts_any_words_stably(rows: int) -> None:
+    few = np.random.default_rng(0).integers(4, size=rows).astype(np.uint32)
+    for words in (few, few << np.uint32(30), np.sort(few)[::-1].copy()):
+        perm = np.empty(rows, dtype=np.uint32)
+        drawing._argsort(words, perm)
+        np.testing.assert_array_equal(perm, np.argsort(words, kind="stable"))
+
+
+def test_jax_sorts_equal_words_stably(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = np.random.default_rng(0).integers(4, size=(2, 3000)).astype(np.uint32)
+    monkeypatch.setattr(drawing, "words", lambda key, indices, n: jnp.asarray(few))
+    expected = np.argsort(few, axis=1, kind="stable")
+    np.testing.assert_array_equal(from_jax(array(0, 0), array(0, 1), 3000), expected)
