@@ -70,10 +70,15 @@ def test_what_is_equal_in_exact_arithmetic_is_equal(inner: Inner, small: bool, m
 
 
 def test_equal_rows_lie_at_distance_zero() -> None:
-    matrix = np.random.default_rng(2).normal(size=(6, 9))[[0, 1, 2, 3, 4, 5, 5, 2]]
-    for inner in ("cosine", "euclidean"):
-        assert np.sum(upper(matrix, inner) == 0) == 2
-    assert np.sum(upper(matrix, "correlation") < 1e-15) == 2
+    """But for correlation, where they lie as far apart as rounding has it."""
+    rng = np.random.default_rng(2)
+    matrix = np.repeat(rng.normal(size=(20, 9)), 2, axis=0)
+    assert np.sum(upper(matrix, "euclidean") == 0) == 20
+    matrix *= rng.uniform(0.1, 10, size=(40, 1))
+    assert np.sum(upper(matrix, "cosine") == 0) == 20
+    noise = upper(matrix, "correlation")
+    assert np.sum(noise < 1e-14) == 20
+    assert 0 < np.sum(noise == 0) < 20
 
 
 def test_small_distances_beside_large_ones_keep_their_digits() -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saejax.similarity.measure import CrossStatistic
+from saejax.similarity.measure import CrossStatistic, statistic_batch
 from saejax.similarity.pair import Pair, Side
 from saejax.similarity.quadratic import QuadraticState, once_per_side, quadratic
 
@@ -36,7 +36,7 @@ def test_every_way_sums_over_pairs(dtype: type) -> None:
     a, b = (leaf.astype(int).tolist() for leaf in state)
     expected = [sum(a[i][j] * b[p[i]][p[j]] for i in range(N) for j in range(i)) for p in PERMS]
     assert [exact(statistic, state, perm) for perm in PERMS] == expected
-    np.testing.assert_allclose(statistic.compute_batch(state, PERMS), expected, rtol=1e-12)
+    np.testing.assert_allclose(statistic_batch(statistic, state, PERMS), expected, rtol=1e-12)
     mapped = jax.jit(jax.vmap(statistic.compute, in_axes=(None, 0)))(state, PERMS)
     np.testing.assert_allclose(mapped, expected, atol=1e-5 * np.abs(expected).max())
 

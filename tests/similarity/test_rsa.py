@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 
 from saejax.errors import InputError
 from saejax.similarity import ranks
-from saejax.similarity.distances import Inner
+from saejax.similarity.distances import Inner, Rows
 from saejax.similarity.measure import Measure, State
 from saejax.similarity.pair import Pair
 from saejax.similarity.rsa import RSA, RSA_COSINE, RSA_EUCLIDEAN, rsa
@@ -114,6 +114,7 @@ def test_quantised_scores_stay_within_their_stated_error(hubs: bool) -> None:
     error = quantised.score_error(states[1].own)
     assert exact.score_error(states[0].own) == 0
     assert 1e-6 < error < 6e-5
+    assert error == sum(ranks.quantised_ranks(Rows.of(each, "euclidean")).angle for each in (x, y))
     perms = pairings(rng, n, 200)
     scores = [measure.score_batch(state, perms) for measure, state in zip((exact, quantised), states, strict=True)]
     apart = np.abs(np.subtract(*[np.asarray(each, np.float64) for each in scores]))
@@ -129,7 +130,7 @@ def test_quantised_score_is_pearsons_correlation_of_the_numbers_kept(monkeypatch
     state = measure.prepare(x, y)
     above = np.triu_indices(30, 1)
     a, b = (matrix[above].astype(float) for matrix in state.crossed[0])
-    assert min(abs(a.sum()), abs(b.sum())) > 10
+    assert min(abs(a.sum()), abs(b.sum())) > 0
     assert exact_score(measure, state, np.arange(30)) == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-14)
 
 
