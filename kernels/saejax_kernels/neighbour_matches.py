@@ -62,7 +62,7 @@ def _stamped_matches(nx, ny, perms, ranks):
     for q in numba.prange(count):
         perm, table = perms[q], np.zeros(n + 1, np.int64)
         for i in range(n):
-            row, stamp = ny[perm[i]], i * (k + 1)  # stamps of earlier rows are smaller, and read as ranks below 0
+            row, stamp = ny[perm[i]], i * k  # what earlier rows stamped is no larger, so it reads as no rank
             for b in range(k):
                 table[row[b]] = stamp + b + 1
             for a in range(k):

@@ -31,6 +31,8 @@ from saejax_kernels.summation import pairwise_sum
 from scipy.spatial.distance import cdist
 
 from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.moments import Moments
+from saejax.similarity.neighbour_moments import jaccard_mean
 from saejax.similarity.neighbours import NEIGHBOURS, matches, measure_name, refuse_ambiguous
 from saejax.similarity.pair import Pair
 from saejax.types import AnyArray, Permutation
@@ -61,12 +63,18 @@ def knn_jaccard(*, k: int = NEIGHBOURS) -> Measure:
         name=name, larger_is_more_similar=True, invariances=("rotation", "scale", "column permutation", "row scale"),
         tolerance=1e-6, statistics=(matches(k),), own=functools.partial(_own, k), core=_core,
         reference=functools.partial(_reference, k), check=functools.partial(refuse_ambiguous, name, k),
+        exact_moments=functools.partial(_moments, k),
     )  # fmt: skip
 
 
 def _own(k: int, pair: Pair) -> JaccardState:
     shared = np.arange(1, k + 1)
     return JaccardState(shared / (2 * k - shared) / pair.n)
+
+
+def _moments(k: int, pair: Pair, skewness: bool) -> Moments:
+    """Return the exact mean over all re-pairings; the SD has no closed form."""
+    return Moments(jaccard_mean(pair.n, k), None)
 
 
 def _core(own: JaccardState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:

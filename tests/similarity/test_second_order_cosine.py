@@ -64,6 +64,13 @@ def test_float32_cores_stay_within_tolerance_however_close_the_rows(k: int, spre
     assert worst_error(second_order_cosine(k=k), x, y) < SECOND_ORDER_COSINE.tolerance / 4
 
 
+def test_squares_of_small_distances_do_not_vanish() -> None:
+    """Distances of 1e-10 on both sides: float32 holds their squares, not the product of those."""
+    rng = np.random.default_rng(6)
+    x, y = (rng.normal(size=6) + 1e-5 * rng.normal(size=(20, 6)) for _ in range(2))
+    assert worst_error(second_order_cosine(k=3), x, y) < SECOND_ORDER_COSINE.tolerance / 4
+
+
 def test_refuses_in_its_own_name() -> None:
     x, y = matrices(30)
     y[7] = 2 * y[2]
