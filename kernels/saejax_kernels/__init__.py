@@ -6,7 +6,17 @@ Which one runs is an argument of every call (`impl="jax"` or `impl="numba"`), ne
 from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.neighbour_matches import neighbour_matches
+from saejax_kernels.nuclear_bounds import nuclear_bounds
 from saejax_kernels.nuclear_norms import nuclear_norms
 from saejax_kernels.pair_sums import pair_sums
+from saejax_kernels.polar_factors import polar_factors
 
-__all__ = ["draw_permutations", "listed_entries", "neighbour_matches", "nuclear_norms", "pair_sums"]
+__all__ = [
+    "draw_permutations",
+    "listed_entries",
+    "neighbour_matches",
+    "nuclear_bounds",
+    "nuclear_norms",
+    "pair_sums",
+    "polar_factors",
+]

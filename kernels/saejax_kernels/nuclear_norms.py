@@ -1,17 +1,13 @@
 """Nuclear norms (sums of singular values) of a batch of matrices of spectral norm at most 1.
 
-In JAX by matrix products alone: with Q the orthogonal polar factor of m, ||m||_* = <m, Q> [1, chapter 8], and Q is
-the limit of x <- a x - b (x x') x from x = m. The pairs (a, b) are those of Newton and Schulz at the end and, before
-it, the best cubic for the interval in which the singular values then lie, which takes 14 steps instead of 30 [2].
-Nothing of this needs LAPACK, so it runs on any device, splits over devices, and is as exact as a singular value
-decomposition: a value below 32 eps counts in part, all others in full, and an error in Q enters in second order.
-XLA's own decomposition would do on one CPU, but in jaxlib 0.10 its batches can hang with several CPU devices, and on
-GPUs it is slow.
+In JAX as <m, Q>, with Q the polar factor of m [1, chapter 8], which `polar_factors` finds by matrix products alone. An
+error in Q enters in second order, so the sum is as exact as a singular value decomposition: a value below 32 eps counts
+in part, all others in full.
 
 In numba by squaring: the singular values of m are the roots of the eigenvalues of its smaller Gram matrix. Squaring
 costs half the digits, so the Gram matrix is summed and diagonalised in float64: a singular value is then good to
-1e-8, where a float32 Gram matrix would leave 3e-4. Householder reflections bring it to tridiagonal form [3, algorithm
-8.3.1], the eigenvalues of which follow from the QL iteration without square roots of Pal, Walker and Kahan [4,
+1e-8, where a float32 Gram matrix would leave 3e-4. Householder reflections bring it to tridiagonal form [2, algorithm
+8.3.1], the eigenvalues of which follow from the QL iteration without square roots of Pal, Walker and Kahan [3,
 section 8-15]. LAPACK does the same, but its calls from several threads wait for one another inside OpenBLAS; these
 run one matrix per core.
 
@@ -20,12 +16,10 @@ and XLA's singular values of the matrix itself 4 and 23. While other programs us
 thirty times as long as alone, these three times.
 
 [1] Higham, Functions of Matrices, 2008.
-[2] The cubic case of Amsel, Persson, Musco, Gower, "The Polar Express", 2025, arXiv 2505.16932.
-[3] Golub and Van Loan, Matrix Computations, 4th edition, 2013.
-[4] Parlett, The Symmetric Eigenvalue Problem, 1980.
+[2] Golub and Van Loan, Matrix Computations, 4th edition, 2013.
+[3] Parlett, The Symmetric Eigenvalue Problem, 1980.
 """
 
-import math
 from typing import Literal, no_type_check
 
 import jax
@@ -34,12 +28,10 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
+from saejax_kernels.polar_factors import polar_factors
 from saejax_kernels.summation import pairwise_sum
 
 EPSILON = float(np.finfo(np.float64).eps)
-
-# Rounding may push a singular value above 1, where a cubic that is best below 1 falls steeply.
-MARGIN = 1.001
 
 # Sums may be reassociated, which is what lets them use vector lanes; NaN and infinity keep their meaning.
 FAST_SUMS = {"reassoc", "contract", "nsz"}
@@ -54,14 +46,15 @@ def nuclear_norms(
         m: matrices without a singular value above 1, such as products of orthonormal bases. Rows and columns of
             zeros at the end cost next to nothing in numba.
         impl: `jax` traces under `jit` and `vmap` on any device, in the dtype of `m`; `numba` runs on the CPU from
-            the host, in float64. Memory beyond the argument, in numbers per matrix: 2 a b + min(a, b)^2, and
+            the host, in float64. Memory beyond the argument, in numbers per matrix: 2 a b + 2 min(a, b)^2, and
             2 min(a, b)^2.
 
     Returns:
         One nuclear norm per matrix.
     """
     if impl == "jax":
-        return _polar_inner_products(jnp.asarray(m))
+        m = jnp.asarray(m)
+        return pairwise_sum((m * polar_factors(m)).reshape(len(m), -1))
     if impl != "numba":
         raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
     with jax.enable_x64(True):
@@ -69,45 +62,6 @@ def nuclear_norms(
     norms = np.empty(len(grams))
     _root_traces(grams, norms)
     return norms
-
-
-def polar_schedule(epsilon: float) -> list[tuple[float, float]]:
-    """Return the coefficients (a, b) of the steps x <- a x - b x^3 that take singular values to 1.
-
-    While values lie in [low, high], the cubic with p(low) = p(high) = 2 - max p is the one that comes nearest to 1
-    on all of it; its maximum is at s with 3 s^2 = low^2 + low high + high^2.
-
-    Args:
-        epsilon: relative spacing of the numbers in use; values from 32 epsilon to 1 reach 1 to within it.
-    """
-    low, high, steps = 32 * epsilon, MARGIN, []
-    while high - low > 0.2:
-        s = math.sqrt((low * low + low * high + high * high) / 3)
-        b = 2 / (2 * s**3 + low * high * (low + high))
-        steps.append((3 * s * s * b, b))
-        low = b * low * high * (low + high)
-        high = (2 - low) * MARGIN
-    error = max(1 - low, high - 1)
-    while error > epsilon:
-        steps.append((1.5, 0.5))
-        error = 1.5 * error**2 + 0.5 * error**3
-    return steps
-
-
-def _polar_inner_products(m: jax.Array) -> jax.Array:
-    wide = m if m.shape[1] <= m.shape[2] else m.mT
-
-    def step(x: jax.Array, pair: jax.Array) -> tuple[jax.Array, None]:
-        return pair[0] * x - pair[1] * _product(_product(x, x.mT), x), None
-
-    schedule = jnp.asarray(polar_schedule(float(jnp.finfo(m.dtype).eps)), m.dtype)
-    polar, _ = jax.lax.scan(step, wide, schedule)
-    return pairwise_sum((wide * polar).reshape(len(m), -1))
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    # The highest precision, because the default on an accelerator is TF32 or bfloat16.
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.jit

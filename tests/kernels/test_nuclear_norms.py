@@ -5,10 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from saejax_kernels import nuclear_norms
-from saejax_kernels.nuclear_norms import polar_schedule
 
 IMPLS: list[Literal["jax", "numba"]] = ["jax", "numba"]
-EPSILON32 = float(np.finfo(np.float32).eps)
 
 
 def orthonormal(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
@@ -63,14 +61,3 @@ def test_jax_is_exact_in_float64() -> None:
     m = np.stack([orthonormal(rng, 60, 25).T @ orthonormal(rng, 60, 30) for _ in range(3)])
     with jax.enable_x64(True):
         np.testing.assert_allclose(nuclear_norms(jnp.asarray(m), impl="jax"), exact(m), rtol=1e-13)
-
-
-@pytest.mark.parametrize("epsilon", [EPSILON32, float(np.finfo(np.float64).eps)])
-def test_schedule_takes_every_singular_value_to_one(epsilon: float) -> None:
-    values = np.geomspace(32 * epsilon, 1, 10_001)
-    schedule = polar_schedule(epsilon)
-    for a, b in schedule:
-        values = a * values - b * values**3
-    np.testing.assert_allclose(values, 1, atol=4 * epsilon)
-    plain = np.ceil(np.log(1 / (32 * epsilon)) / np.log(1.5)) + 4
-    assert len(schedule) < 0.55 * plain
