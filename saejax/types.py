@@ -7,9 +7,10 @@
 | `position` | place in a packed sequence | tokens |
 | `d_model` | width of a model's residual stream, or of whichever hook an SAE reads | |
 | `d_sae` | dictionary size of an SAE: its number of latents | features |
-| `k` | latents active per row in a TopK SAE | features |
+| `k` | latents active per row in a TopK SAE; neighbours of a row in a nearest-neighbour measure | features |
 | `n` | paired features: the rows of the two matrices that a measure compares | pairs |
 | `dx`, `dy` | widths of those two matrices | |
+| `kx`, `ky` | directions of their bases, zero columns included | |
 | `perm` | permutations scored together | |
 | `vocab`, `layer`, `head` | as everywhere | |
 """

@@ -1,82 +1,113 @@
-"""How long one re-pairing takes: the null engine against scoring every re-pairing from scratch, in the same run.
+"""How long one re-pairing takes: the null engine against competent direct recomputation, in the same run.
 
-Regime: unit-norm rows of two matrices that share a part, one re-pairing after another, all cores. From scratch means
-what a first script does: centre, decompose and correlate anew (SVCCA, numpy), all distances and their ranks anew (RSA,
-scipy). The engine's figures are for whole batches, permutations drawn and counted in, after one batch to compile;
-`prepare` is what it does once. The last line is JSON.
+Regime: unit-norm float32 rows that share a part, all cores, permutations drawn and counted in, start-up excluded (one
+batch compiles and warms up). Figures are ratios of times of the same minute. Four parts:
 
-python scripts/bench_null.py                                   the demo's size
-python scripts/bench_null.py --n 4000 --dx 512 --dy 768        the size of a published comparison
+speed    n = 4,000, d = 512 and 768. Direct means what a careful script does anew for each pairing. SVCCA: both
+         centred matrices decomposed, 99 % kept, covariances, inverse square roots, singular values. RSA: a
+         correlation matrix by one product each, scipy's spearmanr; and a numpy loop that ranks once and indexes
+         B[p][:, p]. Quadratic measures: one matrix product alone, of the bases as they are.
+million  10^6 re-pairings of RSA on 300 pairs, the whole test with everything; and the cost per re-pairing as their
+         number grows.
+bounds   impl jax: how many draws a certificate leaves open, at z near 0, 3 and 30.
+growth   milliseconds per re-pairing from n = 256 to the largest, drawn as a figure.
+
+The last line is JSON.
+
+python scripts/bench_null.py                                  speed, million and bounds: about five minutes
+python scripts/bench_null.py --parts growth --memory-gib 8    up to n = 32,768: about fifteen minutes more
 """
 
 import dataclasses
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import scipy.linalg
 import scipy.stats
 import tyro
-from scipy.spatial.distance import pdist
 
-from saejax.nulls.engine import Impl, Null
+from saejax.nulls import permutation_test
+from saejax.nulls.engine import batch_size
 from saejax.nulls.permutations import as_indices, key_of, on_host
-from saejax.similarity import MEASURES
+from saejax.nulls.scoring import Impl, Null
+from saejax.similarity import Pair, find_measure
+from saejax.similarity.distances import Rows
+from saejax.similarity.ranks import exact_ranks
 
-IMPLS: tuple[Impl, ...] = ("host", "jax")
+Part = Literal["speed", "million", "bounds", "growth"]
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchConfig:
     """What is measured."""
 
-    n: int = 600
-    """Pairs."""
-    dx: int = 256
+    parts: tuple[Part, ...] = ("speed", "million", "bounds")
+    """Which parts."""
+    n: int = 4000
+    """Pairs in part speed."""
+    dx: int = 512
     """Columns of the first matrix."""
-    dy: int = 256
+    dy: int = 768
     """Columns of the second matrix."""
     seconds: float = 10.0
-    """Time to spend on each figure, at least one batch or re-pairing."""
+    """Time to spend on each figure of the engine, at least one batch."""
+    permutations: int = 1_000_000
+    """Re-pairings in part million."""
+    largest: int = 32_768
+    """Most pairs in part growth."""
+    memory_gib: float = 2.0
+    """Memory for the engine, in GiB; ranks of 32,768 pairs take 4."""
+    out: Path = Path("runs/bench_null.html")
+    """The figure of part growth."""
     seed: int = 0
     """Seed of the matrices and re-pairings."""
 
 
-def svcca_from_scratch(x: np.ndarray, y: np.ndarray) -> float:
-    """Return SVCCA with 99 % of the variance, by three decompositions."""
-    bases = []
-    for matrix in (x, y):
-        left, values, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
-        kept = np.searchsorted(np.cumsum(values**2), 0.99 * np.sum(values**2)) + 1
-        bases.append(left[:, :kept])
-    return float(np.linalg.svd(bases[0].T @ bases[1], compute_uv=False).mean())
-
-
-def rsa_from_scratch(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the Spearman correlation of all correlation distances."""
-    ranks = [scipy.stats.rankdata(pdist(matrix, "correlation")) for matrix in (x, y)]
-    return float(np.corrcoef(ranks)[0, 1])
-
-
-FROM_SCRATCH: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "svcca": svcca_from_scratch,
-    "rsa": rsa_from_scratch,
-}
-
-
-def matrices(config: BenchConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return unit-norm rows whose variances fall by a factor e over the columns, and that share a part."""
-    rng = np.random.default_rng(config.seed)
+def matrices(n: int, dx: int, dy: int, seed: int, shared: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit-norm float32 rows whose variances fall by a factor e over the columns, and that share a part."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n, max(dx, dy)))
     rows = []
-    shared = rng.normal(size=(config.n, max(config.dx, config.dy)))
-    for width in (config.dx, config.dy):
-        values = (rng.normal(size=(config.n, width)) + 0.3 * shared[:, :width]) * np.exp(-np.arange(width) / width)
-        rows.append(values / np.linalg.norm(values, axis=1, keepdims=True))
+    for width in (dx, dy):
+        values = (rng.normal(size=(n, width)) + shared * common[:, :width]) * np.exp(-np.arange(width) / width)
+        rows.append((values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32))
     return rows[0], rows[1]
 
 
-def repeat(work: Callable[[], object], seconds: float) -> float:
-    """Return the mean time of a call, in seconds, over as many calls as fit in `seconds`."""
+def direct_svcca(x: np.ndarray, y: np.ndarray) -> float:
+    """Return SVCCA as its text states it, by decompositions and covariances."""
+    kept = []
+    for matrix in (x, y):
+        left, values, _ = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
+        variance = np.cumsum(values**2)
+        count = np.searchsorted(variance, 0.99 * variance[-1]) + 1
+        kept.append(left[:, :count] * values[:count])
+    whitened = []
+    for scores in kept:
+        values, vectors = scipy.linalg.eigh(scores.T @ scores)
+        whitened.append(vectors / np.sqrt(values) @ vectors.T)
+    product = whitened[0] @ (kept[0].T @ kept[1]) @ whitened[1]
+    return float(np.linalg.svd(product, compute_uv=False).mean())
+
+
+def direct_rsa(x: np.ndarray, y: np.ndarray) -> float:
+    """Return the Spearman correlation of all correlations of rows."""
+    above = np.triu_indices(len(x), 1)
+    correlations = []
+    for matrix in (x, y):
+        rows = matrix - matrix.mean(axis=1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        correlations.append((rows @ rows.T)[above])
+    found: Any = scipy.stats.spearmanr(*correlations)
+    return float(found.statistic)
+
+
+def seconds_per_call(work: Callable[[], object], seconds: float) -> float:
+    """Return the mean time of a call over as many calls as fit in a time, at least one."""
     started, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - started < seconds:
         work()
@@ -84,32 +115,101 @@ def repeat(work: Callable[[], object], seconds: float) -> float:
     return (time.perf_counter() - started) / calls
 
 
+def engine_seconds(
+    x: np.ndarray, y: np.ndarray, names: list[str], config: BenchConfig, impl: Impl = "host"
+) -> tuple[float, float]:
+    """Return the time of one re-pairing in batches, and that of everything before the second batch."""
+    started = time.perf_counter()
+    memory = int(config.memory_gib * 2**30)
+    null = Null.prepare(Pair.of(x, y), [find_measure(name) for name in names], key_of(config.seed), impl, memory)
+    batch = batch_size(null, 256)
+    null.score_range(0, batch)
+    before = time.perf_counter() - started
+    return seconds_per_call(lambda: null.score_range(0, batch), config.seconds) / batch, before
+
+
+def speed(config: BenchConfig) -> dict[str, Any]:
+    """Compare the engine with direct recomputation at one size."""
+    x, y = matrices(config.n, config.dx, config.dy, config.seed)
+    perms = on_host(key_of(config.seed), as_indices(0, 8), config.n)
+    turns = iter(np.tile(perms, (1000, 1)))
+    figures: dict[str, Any] = {}
+    for name, direct in (("svcca", direct_svcca), ("rsa", direct_rsa)):
+        anew = seconds_per_call(lambda direct=direct: direct(x, y[next(turns)]), config.seconds)
+        each, before = engine_seconds(x, y, [name], config)
+        figures[name] = {"direct_ms": 1e3 * anew, "engine_ms": 1e3 * each, "ratio": anew / each, "before_s": before}
+    a, b = (exact_ranks(Rows.of(matrix.astype(np.float64), "correlation")).matrix for matrix in (x, y))
+    loop = seconds_per_call(lambda: np.vdot(a, b[p := next(turns)][:, p]), config.seconds)
+    figures["rsa"] |= {"numpy_loop_ms": 1e3 * loop, "numpy_loop_ratio": 1e3 * loop / figures["rsa"]["engine_ms"]}
+    pair = Pair.of(x, y)
+    left, right = (np.ascontiguousarray(side.left, np.float32) for _, side in pair.sides)
+    product = seconds_per_call(lambda: left.T @ right, config.seconds)
+    for names in (
+        ["cka"],
+        ["rsa_pearson"],
+        ["cka_debiased"],
+        ["svcca", "cca_mean_squared", "linear_regression", "cka"],
+    ):
+        each, _ = engine_seconds(x, y, names, config)
+        figures["+".join(names)] = {"product_ms": 1e3 * product, "engine_ms": 1e3 * each, "ratio": each / product}
+    return figures
+
+
+def million(config: BenchConfig) -> dict[str, Any]:
+    """Time whole tests of RSA on 300 pairs, at growing numbers of re-pairings."""
+    x, y = matrices(300, 64, 64, config.seed)
+    figures = {}
+    for permutations in (1000, config.permutations // 100, config.permutations // 10, config.permutations):
+        started = time.perf_counter()
+        permutation_test(x, y, measures=["rsa"], scheme="uniform", permutations=permutations, seed=config.seed)
+        elapsed = time.perf_counter() - started
+        figures[str(permutations)] = {"seconds": elapsed, "ms_per_permutation": 1e3 * elapsed / permutations}
+    return figures
+
+
+def bounds(config: BenchConfig) -> dict[str, Any]:
+    """Count the draws that certified bounds leave open, where the observed score is near, off and far off the null."""
+    figures = {}
+    for wanted, shared in (("0", 0.0), ("3", 0.21), ("30", 0.75)):
+        x, y = matrices(400, 64, 48, config.seed, shared)
+        result = permutation_test(x, y, measures=["svcca"], scheme="uniform", permutations=2000, seed=1, impl="jax")[0]
+        figures[f"z about {wanted}"] = {"z": result.z, "share_rescored": result.rescored / result.permutations}
+    return figures
+
+
+def growth(config: BenchConfig) -> dict[str, Any]:
+    """Time single measures as n and d grow, and draw the figure."""
+    import plotly.graph_objects
+
+    figure = plotly.graph_objects.Figure()
+    figures: dict[str, Any] = {}
+    sizes = [2**power for power in range(8, 16) if 2**power <= config.largest]
+    for name, d in (("svcca", 64), ("svcca", 256), ("cka", 256), ("rsa", 256)):
+        times = {}
+        for n in sizes:
+            x, y = matrices(n, d, d, config.seed)
+            each, _ = engine_seconds(x, y, [name], dataclasses.replace(config, seconds=min(config.seconds, 3.0)))
+            times[n] = 1e3 * each
+            print(f"growth {name} d = {d} n = {n}: {times[n]:.3f} ms")
+        figures[f"{name} d={d}"] = times
+        figure.add_scatter(x=list(times), y=list(times.values()), name=f"{name}, d = {d}", mode="lines+markers")
+    figure.update_xaxes(type="log", title="pairs").update_yaxes(type="log", title="ms per re-pairing")
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.update_layout(template="plotly_white", title="Cost of one re-pairing").write_html(config.out)
+    return figures
+
+
 def main(config: BenchConfig) -> None:
-    """Measure, print a line per measure and way, and a last line of JSON."""
-    x, y = matrices(config)
-    rng = np.random.default_rng(config.seed)
-    figures: dict[str, dict[str, float]] = {}
-    for name, measure in MEASURES.items():
-        scratch = repeat(lambda name=name: FROM_SCRATCH[name](x, y[rng.permutation(config.n)]), config.seconds)
-        figures[name] = {"from_scratch_ms": 1000 * scratch}
-        print(f"{name:<6} from scratch {1000 * scratch:10.3f} ms per re-pairing")
-        for impl in IMPLS:
-            started = time.perf_counter()
-            null = Null.prepare(x, y, [measure], key_of(config.seed), impl)
-            batch = null.batch_size(256 if impl == "host" else 32)
-            null.score_range(0, batch)
-            prepare = time.perf_counter() - started
-            each = repeat(lambda null=null, batch=batch: null.score_range(0, batch), config.seconds) / batch
-            error = abs(float(null.score_range(0, batch)[0][0]) - null_score(null, measure.reference, x, y))
-            figures[name] |= {f"{impl}_ms": 1000 * each, f"{impl}_ratio": scratch / each, f"{impl}_error": error}
-            print(f"{'':<6} impl {impl:<7} {1000 * each:10.3f} ms, {scratch / each:8.0f} times as fast, off by "
-                  f"{error:.1e}; prepared and compiled in {prepare:.1f} s")  # fmt: skip
-    print(json.dumps({**dataclasses.asdict(config), **figures}))
-
-
-def null_score(null: Null, reference: Callable[[np.ndarray, np.ndarray], float], x: np.ndarray, y: np.ndarray) -> float:
-    """Return the definition's score of the first re-pairing."""
-    return reference(x, y[on_host(null.key, as_indices(0, 1), null.n)[0]])
+    """Measure the parts asked for, print their figures, and a last line of JSON."""
+    parts: dict[Part, Callable[[BenchConfig], dict[str, Any]]] = {
+        "speed": speed, "million": million, "bounds": bounds, "growth": growth,
+    }  # fmt: skip
+    figures = {}
+    for part in config.parts:
+        figures[part] = parts[part](config)
+        for name, values in figures[part].items():
+            print(part, name, {key: float(f"{value:.4g}") for key, value in values.items()})
+    print(json.dumps({**dataclasses.asdict(config), "out": str(config.out), **figures}))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
 from saejax.nulls.inference import judge
 from saejax.nulls.results import NullResults
-from saejax.nulls.schemes import Ids, find_scheme
+from saejax.nulls.schemes import Ids
 from saejax.nulls.scoring import Impl, Null, default_impl
+from saejax.nulls.selection import check_pairing, find_measures
+from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
-from saejax.similarity import MEASURES, Measure, Pair, find_measure
+from saejax.similarity import Measure, Pair
 
 MEMORY_GIB = 2.0
 KIND = "null draws"
@@ -102,27 +104,26 @@ def permutation_test(
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
     null = Null.prepare(pair, chosen, key, impl or default_impl(), int(memory_gib * 2**30))
     draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + permutations), checkpoint)
-    fill(null, draws, batch_size(null, permutations, batch))
+    total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
+    with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
+        fill(Stack.of([null]), [draws], batch_size(null, permutations, batch), advance)
     cores, rescored = mesh.gather(draws.cores), mesh.gather(draws.rescored)
     return NullResults(
-        judge(measure, own, null.n, observed, cores[index], rescored[index], scheme, seed, first)
+        judge(
+            measure,
+            own,
+            null.n,
+            observed,
+            cores[index],
+            rescored[index],
+            scheme,
+            seed,
+            first,
+            measure.moments(pair, scheme),
+            predicted_mean(measure, pair, scheme),
+        )
         for index, (measure, own, observed) in enumerate(zip(chosen, null.own, null.observed, strict=True))
     )
-
-
-def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Measure]:
-    """Return measures by name.
-
-    Args:
-        names: keys of `saejax.similarity.MEASURES`, with options where they have such (`svcca:components=20`).
-        rank_bits: bits of the ranks of Spearman measures.
-
-    Raises:
-        InputError: a name is unknown or repeated, or there is none.
-    """
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"measures {list(names)} must be distinct, and at least one of {', '.join(MEASURES)}")
-    return [find_measure(name, rank_bits=rank_bits) for name in names]
 
 
 def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float) -> None:
@@ -153,21 +154,9 @@ def open_checkpoint(folder: Path, identity: DrawsIdentity, pair: Pair) -> None:
     mesh.barrier("checkpoint")
 
 
-def check_pairing(
-    x: Any, y: Any, measures: Sequence[Measure], scheme: str, x_ids: Ids | None, y_ids: Ids | None
-) -> Pair:
-    """Read a pairing; refuse, within moments, one that the measures cannot score or the scheme cannot re-pair.
-
-    Raises:
-        InputError: the offender, its value and the remedy.
-    """
-    found = find_scheme(scheme)
-    pair = Pair.of(x, y)
-    for measure in measures:
-        measure.check(pair)
-    found.check(pair.x.values, x_ids, "x")
-    found.check(pair.y.values, y_ids, "y")
-    return pair
+def predicted_mean(measure: Measure, pair: Pair, scheme: str) -> float | None:
+    """Return the mean that an asymptotic law of the uniform scheme predicts, where there is one."""
+    return measure.predicted_mean(pair) if scheme == "uniform" and measure.predicted_mean is not None else None
 
 
 def batch_size(null: Null, permutations: int, wanted: int | None = None) -> int:
@@ -181,40 +170,3 @@ def batch_size(null: Null, permutations: int, wanted: int | None = None) -> int:
     if wanted is None:
         wanted = math.ceil(permutations / math.ceil(permutations / null.largest_batch()))
     return math.ceil(min(wanted, permutations) / null.parallel()) * null.parallel()
-
-
-def fill(null: Null, draws: Draws, batch: int) -> None:
-    """Make the draws that are missing; those whose interval touches the observed core are float64 cores.
-
-    Args:
-        null: what is scored.
-        draws: where they go.
-        batch: how many to score together, from `batch_size`. Every batch has that size, so that nothing is compiled
-            twice; the last of a range may run past its end, and what is past it is dropped.
-    """
-    missing, total = draws.missing(), draws.stop - draws.first
-    done = total - sum(stop - start for start, stop in missing)
-    names = ", ".join(measure.name for measure in null.plan.measures)
-    with progress(f"null of {names}", total=total, done=done) as advance:
-        for begin, end in missing:
-            for start in range(begin, end, batch):
-                stop = min(start + batch, end)
-                cores, rescored = _draw(null, start, start + batch)
-                draws.put(start, cores[:, : stop - start], rescored[:, : stop - start])
-                advance(stop - start)
-    draws.commit()
-
-
-def _draw(null: Null, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cores of re-pairings `start` to `stop - 1`, and which were scored again."""
-    bounds = null.score_range(start, stop)
-    cores = np.stack([low for low, _ in bounds])
-    tolerance = np.array([measure.tolerance for measure in null.plan.measures])[:, None]
-    observed = np.array(null.observed)[:, None]
-    highs = np.stack([high for _, high in bounds])
-    touching = (cores - tolerance <= observed) & (observed <= highs + tolerance)
-    for place in np.flatnonzero(touching.any(axis=0)):
-        perm = drawing.on_host(null.key, drawing.as_indices(start + int(place), start + int(place) + 1), null.n)[0]
-        for index in np.flatnonzero(touching[:, place]):
-            cores[index, place] = null.rescore(int(index), perm)
-    return cores, touching

@@ -17,6 +17,7 @@ from scipy.special import betaincinv
 from saejax.errors import InputError
 from saejax.nulls.results import NullResult
 from saejax.similarity import Measure
+from saejax.similarity.moments import Moments
 
 # Cores that are equal in exact arithmetic differ by rounding in float64; all are of order 1.
 TIE = 1e-12
@@ -65,6 +66,8 @@ def judge(
     scheme: str,
     seed: int,
     first: int,
+    exact: Moments | None = None,
+    predicted_mean: float | None = None,
 ) -> NullResult:
     """Hold an observed core against its null draws.
 
@@ -78,18 +81,35 @@ def judge(
         scheme: name of the scheme that they were drawn under.
         seed: seed of the re-pairings.
         first: number of the first of them.
+        exact: moments of the score under the scheme, where they are known.
+        predicted_mean: mean of the score by an asymptotic law, where there is one.
 
     Returns:
         The result, in scores.
     """
-    mean = cores.mean()
+    mean, score = cores.mean(), float(measure.scores(own, np.array(observed)))
     around = measure.scores(own, np.array([mean - measure.tolerance, mean + measure.tolerance]))
     return _result(
         draws=measure.scores(own, cores), exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
-        observed=float(measure.scores(own, np.array(observed))), scheme=scheme,
+        observed=score, scheme=scheme,
         tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
         resolution=float(np.ptp(around)) / 2, score_error=measure.score_error(own), rescored=int(rescored.sum()),
+        exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact else None,
+        exact_z=exact_z(score, exact, float(np.ptp(around)) / 2) if exact else None, predicted_mean=predicted_mean,
     )  # fmt: skip
+
+
+def exact_z(observed: float, moments: Moments, resolution: float) -> float | None:
+    """Return z by exact moments; None where the SD is not known, or within the resolution of scores.
+
+    Args:
+        observed: score of the pairing.
+        moments: moments of the score.
+        resolution: how far a score may be from its float64 value.
+    """
+    if moments.sd is None or moments.sd <= resolution:
+        return None
+    return (observed - moments.mean) / moments.sd
 
 
 def merge(results: Sequence[NullResult]) -> NullResult:
@@ -104,7 +124,10 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     ordered = sorted(results, key=lambda result: result.first)
     if not ordered:
         raise InputError("results [] are none; give at least one")
-    same = ("measure", "n", "observed", "scheme", "tail", "method", "seed", "score_error")
+    same = (
+        "measure", "n", "observed", "scheme", "tail", "method", "seed", "score_error", "exact_mean", "exact_sd",
+        "exact_z", "predicted_mean",
+    )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:
             if getattr(left, name) != getattr(right, name):

@@ -41,6 +41,10 @@ class NullResult:
         resolution: how far a draw may be from its float64 score.
         score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
         rescored: how many draws came so close to the observed score that they were scored again in float64.
+        exact_mean: mean score over all re-pairings, in closed form; None where the measure has none, or the scheme.
+        exact_sd: their standard deviation, likewise.
+        exact_z: (observed - exact_mean) / exact_sd: z without sampling error.
+        predicted_mean: mean score that an asymptotic law predicts (Wachter's, for SVCCA); a check, not a null.
         draws: the score of each re-pairing, in order of its number.
     """
 
@@ -63,6 +67,10 @@ class NullResult:
     resolution: float
     score_error: float
     rescored: int
+    exact_mean: float | None
+    exact_sd: float | None
+    exact_z: float | None
+    predicted_mean: float | None
     draws: Float[np.ndarray, "perm"] = dataclasses.field(repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:

@@ -19,11 +19,12 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import MEMORY_GIB, batch_size, check_pairing, find_measures, permutation_test
+from saejax.nulls.engine import MEMORY_GIB, batch_size, permutation_test
 from saejax.nulls.matrices import read_matrix
 from saejax.nulls.results import table
 from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import Impl, Null, default_impl
+from saejax.nulls.selection import check_pairing, find_measures
 
 TRIAL = 16  # re-pairings that a plan scores to see how long they take
 

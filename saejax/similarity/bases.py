@@ -49,13 +49,14 @@ def padded(weights: Float[np.ndarray, "k"]) -> Float[np.ndarray, "padded"]:
 
 
 def weighted(product: AnyArray, wx: Float[AnyArray, "_ kx"] | AnyArray, wy: AnyArray) -> AnyArray:
-    """Return wx[a] M[a, b] wy[b], over the directions that the product has.
+    """Return wx[a] M[a, b] wy[b], over the directions that have both a weight and a place in the product.
 
     Args:
-        product: M, `[..., a, b]`.
-        wx: weights of the directions of x, at least a of them.
-        wy: weights of those of y, at least b.
+        product: M, `[..., a, b]`; wider than the weights where another measure reads more directions.
+        wx: weights of the directions of x; those that the product lacks are 0.
+        wy: weights of those of y.
     """
+    product = product[..., : len(wx), : len(wy)]
     return product * wx[: product.shape[-2], None] * wy[: product.shape[-1]]
 
 

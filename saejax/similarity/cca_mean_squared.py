@@ -19,13 +19,15 @@ Source: Hotelling, "Relations between two sets of variates", 1936; as a similari
 Kornblith, Norouzi, Lee, Hinton, "Similarity of neural network representations revisited", ICML 2019.
 """
 
+import functools
+
 import numpy as np
 import scipy.linalg
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_core
+from saejax.similarity.squares import SquaresState, squares_core, squares_moments
 from saejax.types import AnyArray
 
 
@@ -51,4 +53,5 @@ CCA_MEAN_SQUARED = Measure(
     own=own,
     core=squares_core,
     reference=reference,
+    exact_moments=functools.partial(squares_moments, own),
 )

@@ -19,12 +19,14 @@ Source: Kornblith, Norouzi, Lee, Hinton, "Similarity of neural network represent
 and Escoufier, "A unifying tool for linear multivariate statistical methods: the RV-coefficient", 1976.
 """
 
+import functools
+
 import numpy as np
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_core
+from saejax.similarity.squares import SquaresState, squares_core, squares_moments
 from saejax.types import AnyArray
 
 
@@ -49,4 +51,5 @@ CKA = Measure(
     own=own,
     core=squares_core,
     reference=reference,
+    exact_moments=functools.partial(squares_moments, own),
 )

@@ -40,6 +40,7 @@ from jaxtyping import Float
 from saejax.errors import InputError
 from saejax.similarity.bases import BASES
 from saejax.similarity.measure import Measure
+from saejax.similarity.moments import Moments, ucentred_moments
 from saejax.similarity.off_diagonal import (
     TOLERANCE,
     Factor,
@@ -50,6 +51,7 @@ from saejax.similarity.off_diagonal import (
     self_product,
 )
 from saejax.similarity.pair import Pair
+from saejax.similarity.third_moment import ucentred_third
 from saejax.types import AnyArray
 
 
@@ -74,6 +76,12 @@ def own(pair: Pair) -> OffDiagonalState:
     grams = gram(pair.x.centred), gram(pair.y.centred)
     x, y = (Factor(side.singular**2, side.rank == pair.n - 1) for _, side in pair.sides)
     return off_diagonal_state(grams, (x, y), _form(pair.n))
+
+
+def exact_moments(pair: Pair, skewness: bool) -> Moments:
+    """Return the exact moments over all re-pairings: mean 0 and variance 2 / (n (n - 3)), whatever the data."""
+    thirds = (ucentred_third(pair.x.centred), ucentred_third(pair.y.centred)) if skewness else None
+    return ucentred_moments(pair.n, thirds)
 
 
 def reference(x: AnyArray, y: AnyArray) -> float:
@@ -106,4 +114,5 @@ CKA_DEBIASED = Measure(
     core=off_diagonal_core,
     reference=reference,
     check=check,
+    exact_moments=exact_moments,
 )

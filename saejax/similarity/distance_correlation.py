@@ -15,10 +15,11 @@ biased statistic of the definition: random pairings do not score 0, the less so 
 score means nothing without its null.
 Invariant to rotation of the columns, to scaling by one number and to shifts, on either side.
 
-A and B are kept once, their entries off the diagonal rounded to float32: 8 n^2 bytes for both. Norms are those of
-the rounded entries, so the core is that of two matrices within an angle of 6e-8 of A and B each, and moves by less
-than 1.2e-7 whatever the pairing; roundings being independent, by about 1e-7 / n. The score moves by half of that
-over the score. While they are made, blocks of distances take 0.4 GiB besides the rows, and 2 n^2 bytes.
+Up to n = 4,096 A and B are kept in float64 beside the float32 copies that batches are scored in, 24 n^2 bytes in all.
+Above that only entries rounded to float32 are kept, 8 n^2 bytes, and those are the statistic: norms are of the rounded
+entries, so the core is that of two matrices within an angle of 6e-8 of A and B each. It moves by less than 1.2e-7
+whatever the pairing, and, roundings being independent, by about 1e-7 / n; the score by half of that over the score.
+While matrices are made, blocks of distances take 0.4 GiB besides the rows, and half a matrix its entries.
 
 Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`, as of RSA. Float32 cores stay within
 1e-7 of float64 ones.
@@ -32,7 +33,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from saejax_kernels.summation import pairwise_sum
 from scipy.spatial.distance import cdist, squareform
 
@@ -41,6 +42,8 @@ from saejax.similarity.measure import Bounds, Measure, exactly
 from saejax.similarity.pair import Pair, Side
 from saejax.similarity.quadratic import once_per_side, quadratic
 from saejax.types import AnyArray, Permutation
+
+LARGEST_DOUBLE = 4096  # rows up to which matrices are kept in float64
 
 
 class Centred(NamedTuple):
@@ -52,7 +55,7 @@ class Centred(NamedTuple):
         norm: of both together.
     """
 
-    matrix: Float32[np.ndarray, "n n"]
+    matrix: Float[np.ndarray, "n n"]
     diagonal: Float[np.ndarray, "n"]
     norm: float
 
@@ -82,7 +85,7 @@ def _centred(side: Side) -> Centred:
         sums[start:] += upper.sum(axis=0)
     means = sums / n
     excess = means - means.mean() / 2
-    entries, place = np.empty(n * (n - 1) // 2, np.float32), 0
+    entries, place = np.empty(n * (n - 1) // 2, np.float64 if n <= LARGEST_DOUBLE else np.float32), 0
     for start, block in rows.blocks():
         block -= excess[start : start + len(block), None]
         block -= excess[start:]
@@ -127,7 +130,11 @@ DISTANCE_CORRELATION = Measure(
     larger_is_more_similar=True,
     invariances=("rotation", "scale", "shift", "column permutation"),
     tolerance=1e-6,
-    statistics=(quadratic("double-centred distances", lambda side: _centred(side).matrix),),
+    statistics=(
+        quadratic(
+            "double-centred distances", lambda side: _centred(side).matrix, lambda n: 12 if n <= LARGEST_DOUBLE else 4
+        ),
+    ),
     own=_own,
     core=_core,
     reference=_reference,

@@ -8,11 +8,11 @@ All come from products of rows, which is what makes them fast; products leave an
 rows' squared norms. Where a Euclidean distance is small beside those, it is computed anew from the difference of the
 two rows, which is exact for equal rows and right to the last digits for others.
 
-Distances that are equal in exact arithmetic come out with different last digits. `TIE_BITS` leading bits are kept of
-each, so that such distances are equal again: rows of whole numbers, or a third row's distances to two equal rows.
-Distances of 0 that are not computed from differences remain a few 1e-16; for cosine they are set to 0. For correlation
-they are left as they are, in the order that rounding gives them, because published scores are made so: see
-`saejax.similarity.rsa`.
+Distances that are equal in exact arithmetic come out with different last digits. Where order matters (`Rows.upper`)
+`TIE_BITS` leading bits are kept of each, so that such distances are equal again: rows of whole numbers, or a third
+row's distances to two equal rows. Distances of 0 that are not computed from differences remain a few 1e-16; for cosine
+they are set to 0. For correlation they are left as they are, in the order that rounding gives them, because published
+scores are made so: see `saejax.similarity.rsa`.
 """
 
 import dataclasses
@@ -76,12 +76,12 @@ class Rows:
         for start in range(0, n, step):
             product = self.reduced[start : start + step] @ self.reduced[start:].T
             distances = self._euclidean(start, product) if self.inner == "euclidean" else self._angular(product)
-            yield start, _leading_bits(distances)
+            yield start, distances
 
     def upper(self) -> Iterator[Float[np.ndarray, "pairs"]]:
-        """Yield the distances of pairs i < j, row after row, in consecutive pieces."""
+        """Yield the distances of pairs i < j, row after row, in consecutive pieces, rounded so that equal ones tie."""
         for _, block in self.blocks():
-            yield np.concatenate([row[i + 1 :] for i, row in enumerate(block)])
+            yield _leading_bits(np.concatenate([row[i + 1 :] for i, row in enumerate(block)]))
 
     def _angular(self, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
         np.subtract(1, product, out=product)
@@ -117,7 +117,7 @@ def _near_one(values: Float[np.ndarray, "n d"], axis: int | None) -> Float[np.nd
     return near
 
 
-def _leading_bits(distances: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
+def _leading_bits(distances: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
     """Round to `TIE_BITS` bits after the first, in place; not below 0, so that the bits order as the numbers do."""
     dropped = np.finfo(np.float64).nmant - TIE_BITS
     bits = distances.view(np.int64)

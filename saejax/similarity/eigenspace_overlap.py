@@ -36,6 +36,7 @@ from saejax_kernels.summation import pairwise_sum
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.moments import Moments, factor_sums, uncentred_moments
 from saejax.similarity.pair import EPSILON, Pair, Side
 from saejax.similarity.squares import weighted_squares
 from saejax.types import AnyArray, Permutation
@@ -84,6 +85,12 @@ def core(own: OverlapState, values: tuple[AnyArray, ...], perm: Permutation) -> 
     return exactly((whole - lacking_x - lacking_y + both**2) / own.columns)
 
 
+def exact_moments(pair: Pair, skewness: bool) -> Moments:
+    """Return the exact mean and SD over all re-pairings; the skewness has no closed form here."""
+    sums = [factor_sums(scipy.linalg.orth(side.values)) for _, side in pair.sides]
+    return uncentred_moments(*sums).rescaled(1 / max(side.values.shape[1] for _, side in pair.sides))
+
+
 def reference(x: AnyArray, y: AnyArray) -> float:
     """Return the overlap of two matrices, straight from the definition."""
     sides = [side.values for _, side in Pair.of(x, y).sides]
@@ -113,4 +120,5 @@ EIGENSPACE_OVERLAP = Measure(
     own=own,
     core=core,
     reference=reference,
+    exact_moments=exact_moments,
 )

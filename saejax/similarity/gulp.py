@@ -30,8 +30,9 @@ from jaxtyping import Float
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.moments import Moments
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import weighted_squares
+from saejax.similarity.squares import SquaresState, squares_moments, weighted_squares
 from saejax.types import AnyArray, Permutation
 
 
@@ -70,6 +71,13 @@ def score_of(own: GulpState, core: AnyArray) -> AnyArray:
     return core.__array_namespace__().maximum(own.total - 2 * own.least * core, 0)
 
 
+def exact_moments(pair: Pair, skewness: bool) -> Moments:
+    """Return the exact moments of the squared distance over all re-pairings."""
+    state = own(pair)
+    moments = squares_moments(lambda _: SquaresState(state.wx, state.wy), pair, skewness)
+    return moments.rescaled(-2 * float(state.least), float(state.total))
+
+
 def reference(x: AnyArray, y: AnyArray) -> float:
     """Return the squared Frobenius distance of the two projections, each made in full."""
     bases = (scipy.linalg.orth(side.centred) for _, side in Pair.of(x, y).sides)
@@ -87,4 +95,5 @@ GULP = Measure(
     core=core,
     reference=reference,
     score_of=score_of,
+    exact_moments=exact_moments,
 )

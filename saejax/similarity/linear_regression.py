@@ -18,12 +18,14 @@ cores stay within 2e-7 of float64 ones.
 Source: Kornblith, Norouzi, Lee, Hinton, "Similarity of neural network representations revisited", ICML 2019, section 3.
 """
 
+import functools
+
 import numpy as np
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_core
+from saejax.similarity.squares import SquaresState, squares_core, squares_moments
 from saejax.types import AnyArray
 
 
@@ -49,4 +51,5 @@ LINEAR_REGRESSION = Measure(
     own=own,
     core=squares_core,
     reference=reference,
+    exact_moments=functools.partial(squares_moments, own),
 )

@@ -117,11 +117,14 @@ class Measure:
         reference: `(x, y) -> float`, the definition of the score, in float64 numpy.
         check: `(pair)`; quick, raises `InputError` for matrices that the measure cannot compare.
         extent: `(pair) -> (kx, ky)`, how much it reads of a statistic that grows with it; None for everything.
-        core_batch: `(own, values, perms[perm, n]) -> [perm]`, cores of a batch from the host, where that is faster.
+        core_batch: `(own, values, perms[perm, n]) -> [perm]`, cores or `Bounds` of a batch from the host, where that is
+            faster.
         core_exact: `(own, values, perm[n]) -> float`, the float64 core from numpy values, where faster than `core`.
         score_of: `(own, core) -> score`, monotone; the core itself unless given.
-        exact_moments: `(state, skewness) -> Moments`, mean and SD of the score over all re-pairings in closed form, and
+        exact_moments: `(pair, skewness) -> Moments`, mean and SD of the score over all re-pairings in closed form, and
             its skewness where that is asked for and known; uniform scheme.
+        predicted_mean: `(pair) -> float`, the mean score that an asymptotic law predicts, where there is one; uniform
+            scheme.
         invariances_of_y: the same for y, where it is not what may be done to x.
         score_error: `(own) -> float`, bound on how far any score is from the definition's; 0 unless given.
     """
@@ -136,10 +139,11 @@ class Measure:
     reference: Callable[[AnyArray, AnyArray], float]
     check: Callable[[Pair], None] = _nothing_to_refuse
     extent: Callable[[Pair], tuple[int, int] | None] = _no_extent
-    core_batch: Callable[[Any, tuple[Any, ...], AnyArray], AnyArray] | None = None
+    core_batch: Callable[[Any, tuple[Any, ...], AnyArray], AnyArray | Bounds] | None = None
     core_exact: Callable[[Any, tuple[Any, ...], AnyArray], float] | None = None
     score_of: Callable[[Any, AnyArray], AnyArray] = _core_itself
-    exact_moments: Callable[["State", bool], Moments] | None = None
+    exact_moments: Callable[[Pair, bool], Moments] | None = None
+    predicted_mean: Callable[[Pair], float] | None = None
     invariances_of_y: tuple[str, ...] | None = None
     score_error: Callable[[Any], float] = _no_error
 
@@ -163,14 +167,18 @@ class Measure:
         """
         pair = Pair.of(x, y)
         self.check(pair)
+        return self.prepare_pair(pair)
+
+    def prepare_pair(self, pair: Pair) -> "State":
+        """Do once whatever no re-pairing changes, for matrices that the measure has checked."""
         crossed = tuple(statistic.prepare(pair, self.extent(pair)) for statistic in self.statistics)
         return State(self.own(pair), crossed)
 
-    def moments(self, state: "State", scheme: str, skewness: bool = False) -> Moments | None:
+    def moments(self, pair: Pair, scheme: str, skewness: bool = False) -> Moments | None:
         """Return mean and SD of the score over all re-pairings of a scheme, without drawing one.
 
         Args:
-            state: from `prepare`.
+            pair: the matrices, which the measure has checked.
             scheme: name of the scheme; the closed forms are of `uniform`.
             skewness: whether to find the third moment too, which may take longer.
 
@@ -179,7 +187,7 @@ class Measure:
         """
         if scheme != "uniform" or self.exact_moments is None:
             return None
-        return self.exact_moments(state, skewness)
+        return self.exact_moments(pair, skewness)
 
     def score(self, state: "State", perm: Permutation) -> Scalar:
         """Return the score of x against y[perm], in the dtype of the state; pure JAX."""
@@ -198,13 +206,18 @@ class Measure:
 
     def score_exact(self, state: "State", perm: Permutation) -> float:
         """Return the float64 score of x against y[perm], on the CPU."""
+        return float(self.scores(state.own, np.array(self.core_of(state, perm))))
+
+    def core_of(self, state: "State", perm: Permutation) -> float:
+        """Return the float64 core of x against y[perm], on the CPU."""
         pairs = zip(self.statistics, state.crossed, strict=True)
         values = tuple(exact_statistic(statistic, crossed, perm) for statistic, crossed in pairs)
-        return float(self.scores(state.own, np.array(exact_core(self, state.own, values, perm))))
+        return exact_core(self, state.own, values, perm)
 
     def scores(self, own: Any, cores: np.ndarray) -> np.ndarray:
         """Return the scores that go with cores, in float64."""
-        return np.asarray(self.score_of(own, np.asarray(cores, np.float64)))
+        flat = np.asarray(self.score_of(own, np.ravel(cores).astype(np.float64)))
+        return flat.reshape(np.shape(cores))
 
 
 class State(NamedTuple):
@@ -230,7 +243,8 @@ def core_batch(measure: Measure, own: Any, values: tuple[Any, ...], perms: Permu
     """Compute the cores of a batch of re-pairings, from the host and on the CPU."""
     if measure.core_batch is None:
         return _cores(measure, own, values, perms)
-    return exactly(measure.core_batch(own, values, perms))
+    cores = measure.core_batch(own, values, perms)
+    return cores if isinstance(cores, Bounds) else exactly(cores)
 
 
 def exact_statistic(statistic: CrossStatistic, state: Any, perm: Permutation) -> Any:

@@ -6,8 +6,8 @@ is all that a re-pairing p changes where two matrices of distances are compared 
 hold ranks) and distance correlation. Unlike `saejax.similarity.bases` it is shared by no two measures, because each
 has matrices of its own.
 
-Matrices are kept once, in the numbers that define the statistic: float32, int16 or int32. So the sum of those
-numbers in float64 is the one canonical value, whatever device made a float32 sum of them.
+Matrices of float32, int16 or int32 are kept once, and are the statistic: its one canonical value is the sum of those
+very numbers in float64, whatever device made a float32 sum of them. Of float64 matrices there is a float32 copy.
 """
 
 import functools
@@ -51,8 +51,8 @@ def quadratic(
 
     Args:
         name: what the matrices hold.
-        matrix: makes a of x and b of y, `[n, n]`, symmetric with zero diagonals, in float32, int16 or int32.
-        itemsize: bytes of an entry, given n.
+        matrix: makes a of x and b of y, `[n, n]`, symmetric with zero diagonals.
+        itemsize: bytes of an entry and of its copies, given n.
     """
 
     def prepare(pair: Pair, extent: tuple[int, int] | None = None) -> QuadraticState:

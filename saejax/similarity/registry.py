@@ -8,12 +8,16 @@ from typing import Any
 from saejax.errors import InputError
 from saejax.similarity.cca_mean_squared import CCA_MEAN_SQUARED
 from saejax.similarity.cka import CKA
+from saejax.similarity.cka_debiased import CKA_DEBIASED
+from saejax.similarity.distance_correlation import DISTANCE_CORRELATION
+from saejax.similarity.eigenspace_overlap import EIGENSPACE_OVERLAP
 from saejax.similarity.gulp import GULP
 from saejax.similarity.knn_jaccard import KNN_JACCARD, knn_jaccard
 from saejax.similarity.linear_regression import LINEAR_REGRESSION
 from saejax.similarity.measure import Measure
 from saejax.similarity.rank_similarity import RANK_SIMILARITY, rank_similarity
 from saejax.similarity.rsa import RSA, RSA_COSINE, RSA_EUCLIDEAN, rsa
+from saejax.similarity.rsa_pearson import RSA_PEARSON
 from saejax.similarity.second_order_cosine import SECOND_ORDER_COSINE, second_order_cosine
 from saejax.similarity.svcca import SVCCA, svcca
 
@@ -23,10 +27,14 @@ MEASURES: dict[str, Measure] = {
         SVCCA,
         CCA_MEAN_SQUARED,
         CKA,
+        CKA_DEBIASED,
         RSA,
         RSA_COSINE,
         RSA_EUCLIDEAN,
+        RSA_PEARSON,
         LINEAR_REGRESSION,
+        DISTANCE_CORRELATION,
+        EIGENSPACE_OVERLAP,
         GULP,
         KNN_JACCARD,
         RANK_SIMILARITY,

@@ -45,6 +45,7 @@ from scipy.spatial.distance import pdist, squareform
 from saejax.errors import InputError
 from saejax.similarity.distances import ROUNDING, TIE_BITS, Inner, Rows
 from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.moments import Moments, mantel_moments, matrix_sums
 from saejax.similarity.pair import Pair, Side
 from saejax.similarity.quadratic import once_per_side, quadratic
 from saejax.similarity.ranks import LARGEST_EXACT, MOST_ROWS, Ranks, exact_ranks, quantised_ranks
@@ -105,6 +106,7 @@ def rsa(*, inner: str = "correlation", rank_bits: int | None = None) -> Measure:
         core=_core,
         reference=functools.partial(_reference, inner),
         check=functools.partial(_check, inner, rank_bits),
+        exact_moments=functools.partial(_moments, ranked),
         score_error=_score_error,
     )
 
@@ -128,6 +130,13 @@ def _own(ranked: Callable[[Side], Ranks], pair: Pair) -> RSAState:
 def _core(own: RSAState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
     """Return the correlation of the ranks in x and in y[perm]."""
     return exactly(jnp.asarray(values[0]) * own.slope + own.intercept)
+
+
+def _moments(ranked: Callable[[Side], Ranks], pair: Pair, skewness: bool) -> Moments:
+    """Return the moments of the correlation of the ranks as they are kept; the skewness is not known."""
+    a, b = ranked(pair.x), ranked(pair.y)
+    moments = mantel_moments(matrix_sums(a.matrix), matrix_sums(b.matrix))
+    return moments.rescaled(1 / a.norm / b.norm)._replace(mean=0.0)
 
 
 def _score_error(own: RSAState) -> float:

@@ -29,6 +29,7 @@ from jaxtyping import Float
 
 from saejax.errors import InputError
 from saejax.similarity.measure import Measure
+from saejax.similarity.moments import Moments, factor_sums, mantel_moments
 from saejax.similarity.off_diagonal import (
     TOLERANCE,
     Factor,
@@ -78,6 +79,18 @@ def factors(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return _factor(_rows(pair.x)[0])[0], _factor(_rows(pair.y)[0])[0]
 
 
+def exact_moments(pair: Pair, skewness: bool) -> Moments:
+    """Return the exact mean, 0, and SD over all re-pairings; the skewness has no closed form here."""
+    sums = []
+    for _, side in pair.sides:
+        rows = side.values - side.values.mean(axis=1, keepdims=True)
+        sums.append(factor_sums(rows / np.linalg.norm(rows, axis=1, keepdims=True)))
+    a, b = sums
+    moments = mantel_moments(a, b)
+    # Pearson's correlation over i < j, q / 2 the sum of squares of either side: mean 0 by its own centring.
+    return moments.rescaled(2 / np.sqrt(a.squares * b.squares))._replace(mean=0.0)
+
+
 def reference(x: AnyArray, y: AnyArray) -> float:
     """Return the RSA of two matrices, straight from the definition."""
     pair = Pair.of(x, y)
@@ -121,4 +134,5 @@ RSA_PEARSON = Measure(
     core=off_diagonal_core,
     reference=reference,
     check=check,
+    exact_moments=exact_moments,
 )

@@ -39,6 +39,7 @@ from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Bounds, Measure, exactly
 from saejax.similarity.nuclear import NuclearState, nuclear_core, nuclear_core_batch, nuclear_core_exact
 from saejax.similarity.pair import Pair
+from saejax.similarity.wachter import mean_absolute_correlation, wachter_mean_correlation
 from saejax.types import AnyArray, Permutation
 
 VARIANCE = 0.99
@@ -67,6 +68,7 @@ def svcca(*, components: int | None = None, variant: str | None = None) -> Measu
         tolerance=1e-6, statistics=(BASES,), own=functools.partial(_own, components), core=nuclear_core,
         core_batch=nuclear_core_batch, core_exact=nuclear_core_exact, check=functools.partial(_check, components),
         extent=functools.partial(_extent, components), reference=functools.partial(_reference, components),
+        predicted_mean=functools.partial(_predicted_mean, components),
     )  # fmt: skip
     if variant is None:
         return rule
@@ -88,6 +90,12 @@ def _carrying(singular: Float[np.ndarray, "r"]) -> int:
     """Return how many leading singular values carry `VARIANCE` of the sum of squares."""
     variance = np.cumsum(singular**2)
     return int(np.searchsorted(variance, VARIANCE * variance[-1])) + 1
+
+
+def _predicted_mean(components: int | None, pair: Pair) -> float:
+    """Return the null mean by Wachter's law; for one component the mean absolute correlation of random vectors."""
+    kx, ky = _extent(components, pair)
+    return mean_absolute_correlation(pair.n) if kx == ky == 1 else wachter_mean_correlation(kx, ky, pair.n)
 
 
 def _check(components: int | None, pair: Pair) -> None:

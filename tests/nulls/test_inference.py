@@ -67,6 +67,7 @@ def test_record_holds_exactly_what_scripts_rely_on() -> None:
     assert list(record) == [
         "measure", "n", "observed", "null_mean", "null_sd", "z", "p_value", "p_low", "p_high", "permutations",
         "exceedances", "scheme", "tail", "method", "seed", "first", "resolution", "score_error", "rescored",
+        "exact_mean", "exact_sd", "exact_z", "predicted_mean",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 

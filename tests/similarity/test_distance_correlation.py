@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from scipy.spatial.distance import cdist
 
-from saejax.similarity import distances
+from saejax.similarity import distance_correlation, distances
 from saejax.similarity.distance_correlation import DISTANCE_CORRELATION as MEASURE
 from saejax.similarity.measure import State
 
@@ -37,7 +37,7 @@ def test_is_the_ratio_of_distance_covariances() -> None:
     y[:, 0] += x[:, 0] ** 2
     expected = np.sqrt(energy(x, y) / np.sqrt(energy(x, x) * energy(y, y)))
     assert MEASURE.reference(x, y) == pytest.approx(expected, abs=1e-12)
-    assert exact_core(MEASURE.prepare(x, y), np.arange(30)) ** 0.5 == pytest.approx(expected, abs=1e-8)
+    assert exact_core(MEASURE.prepare(x, y), np.arange(30)) ** 0.5 == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_rotated_scaled_and_shifted_copy_scores_one() -> None:
@@ -58,12 +58,24 @@ def test_scores_of_all_ways_agree_with_the_definition(n: int, columns: int, hubs
     perms = np.stack([rng.permutation(n) for _ in range(7)]).astype(np.int32)
     expected = np.array([MEASURE.reference(x, y[perm]) for perm in perms]) ** 2
     state = MEASURE.prepare(x, y)
-    # Entries are kept in float32; rounding errors are independent, so their sum is about 1e-7 / n.
-    np.testing.assert_allclose([exact_core(state, perm) for perm in perms], expected, atol=5e-7 / n, rtol=0)
+    np.testing.assert_allclose([exact_core(state, perm) for perm in perms], expected, atol=1e-13, rtol=0)
     fast = single(state)
     mapped = jax.jit(jax.vmap(MEASURE.score, in_axes=(None, 0)))(fast, jnp.asarray(perms))
     for scores in (mapped, MEASURE.score_batch(fast, perms)):
         np.testing.assert_allclose(np.asarray(scores) ** 2, expected, atol=MEASURE.tolerance / 2, rtol=0)
+
+
+def test_entries_may_be_rounded_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding errors are independent, so they move a core by about 1e-7 / n, and that of a matrix with itself not."""
+    rng = np.random.default_rng(5)
+    n = 150
+    x, y = (rng.normal(size=(n, 20)) for _ in range(2))
+    monkeypatch.setattr(distance_correlation, "LARGEST_DOUBLE", n - 1)
+    state = MEASURE.prepare(x, y)
+    assert state.crossed[0].a.dtype == np.float32
+    for perm in (np.arange(n), *(rng.permutation(n) for _ in range(5))):
+        assert exact_core(state, perm) == pytest.approx(MEASURE.reference(x, y[perm]) ** 2, abs=3e-7 / n)
+    assert exact_core(MEASURE.prepare(x, x), np.arange(n)) == pytest.approx(1, abs=1e-14)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +86,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distances, "BLOCK", 170)
     in_blocks = MEASURE.prepare(x, y)
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_blocks), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-13)
     np.testing.assert_array_equal(in_blocks.crossed[0].a, in_blocks.crossed[0].a.T)
 
 
@@ -88,7 +100,7 @@ def test_mean_over_all_pairings_is_that_of_centred_matrices() -> None:
     centring = np.eye(n) - 1 / n
     a, b = (centring @ cdist(each, each) @ centring for each in (x, y))
     expected = np.trace(a) * np.trace(b) / (n - 1) / np.linalg.norm(a) / np.linalg.norm(b)
-    assert np.mean([exact_core(state, perm) for perm in perms]) == pytest.approx(expected, abs=1e-7)
+    assert np.mean([exact_core(state, perm) for perm in perms]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_core_below_zero_by_rounding_scores_zero() -> None:

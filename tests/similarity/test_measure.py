@@ -1,7 +1,6 @@
 """What every measure promises, held against every measure that is registered."""
 
-import typing
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.similarity import MEASURES, Measure
 from saejax.similarity.measure import State
+from saejax.similarity.padding import lengths, padded
 from saejax.similarity.pair import Pair
 
 SHAPES = [(24, 3, 4), (40, 18, 12), (26, 40, 50)]
@@ -73,27 +73,6 @@ def test_float64_scores_are_the_definition(name: str, shape: tuple[int, int, int
     assert measure.score_exact(measure.prepare(x, y), perm) == pytest.approx(expected, abs=1e-9, rel=1e-9)
 
 
-class Axes(NamedTuple):
-    """Names of the axes of one array of a state, from its annotation."""
-
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, annotation: Any) -> "Axes":
-        hints = [getattr(hint, "dim_str", None) for hint in (typing.get_args(annotation) or (annotation,))]
-        return cls(tuple(next(hint for hint in hints if hint is not None).split()))
-
-
-def padded(state: Any, more: dict[str, int]) -> Any:
-    """Append zeros along named axes of every array of a NamedTuple."""
-    fields = {}
-    for field, annotation in typing.get_type_hints(type(state), include_extras=True).items():
-        value, axes = np.asarray(getattr(state, field)), Axes.of(annotation).names
-        assert len(axes) == value.ndim, f"{type(state).__name__}.{field} is annotated {axes}, has shape {value.shape}"
-        fields[field] = np.pad(value, [(0, more.get(axis, 0)) for axis in axes]) if axes else value
-    return type(state)(**fields)
-
-
 @every_measure
 @pytest.mark.parametrize("shape", SHAPES)
 def test_appended_zeros_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
@@ -101,7 +80,8 @@ def test_appended_zeros_change_nothing(name: str, shape: tuple[int, int, int]) -
     measure, (x, y) = MEASURES[name], matrices(*shape)
     state, n = measure.prepare(x, y), len(x)
     more = {"n": 5, "kx": 64, "ky": 32, "dx": 3, "dy": 7, "k": 2}
-    wider = State(padded(state.own, more), tuple(padded(each, more) for each in state.crossed))
+    wanted = {axis: length + more.get(axis, 0) for axis, length in lengths([state.own, *state.crossed]).items()}
+    wider = State(padded(state.own, wanted), tuple(padded(each, wanted) for each in state.crossed))
     perm = RNG.permutation(n)
     with_rest = np.concatenate([perm, np.arange(n, n + more["n"])]).astype(np.int32)
     score = jax.jit(measure.score)

@@ -143,21 +143,19 @@ def test_size_follows_from_the_number_of_rows() -> None:
         assert rsa(rank_bits=32).statistics[0].size(pair, None) == 8 * n**2
 
 
-def test_null_has_mantels_mean_and_variance() -> None:
-    """Mean 0 and the exact variance over all n! pairings, for ranks with unequal row sums (Mantel 1967)."""
+@every_inner
+@every_width
+def test_moments_are_those_of_all_pairings(inner: Inner, rank_bits: int) -> None:
     rng = np.random.default_rng(5)
-    n, count = 40, 20_000
-    sizes = np.exp(rng.normal(size=(n, 1)))
-    x, y = (rng.normal(size=(n, 5)) + sizes * rng.normal(size=5) for _ in range(2))
-    state = RSA.prepare(x, y)
-    draws = np.float64(RSA.score_batch(state, np.argsort(rng.random((count, n)), axis=1)))
-    a, b = (np.sum(side.sum(axis=1) ** 2) / np.sum(side**2) for side in map(np.float64, state.crossed[0]))
-    falling = [np.prod(np.arange(n, n - k, -1, dtype=float)) for k in (2, 3, 4)]
-    variance = 2 / falling[0] + 4 * (a - 1) * (b - 1) / falling[1] + (4 * a - 2) * (4 * b - 2) / falling[2]
-    assert variance > 3 * 2 / falling[0]  # the rows matter: not the variance of unrelated distances
-    assert abs(draws.mean()) < 4 * np.sqrt(variance / count)
-    kurtosis = np.mean((draws - draws.mean()) ** 4) / draws.var() ** 2
-    assert draws.var(ddof=1) == pytest.approx(variance, rel=4 * np.sqrt((kurtosis - 1) / count))
+    x, y = (rng.normal(size=(5, 4)) + np.exp(rng.normal(size=(5, 1))) * rng.normal(size=4) for _ in range(2))
+    measure = rsa(inner=inner, rank_bits=rank_bits)
+    state = measure.prepare(x, y)
+    scores = [exact_score(measure, state, np.array(perm)) for perm in itertools.permutations(range(5))]
+    moments = measure.moments(Pair.of(x, y), "uniform")
+    assert moments is not None
+    assert np.mean(scores) == pytest.approx(moments.mean, abs=1e-14)
+    assert np.std(scores) == pytest.approx(moments.sd, rel=1e-12)
+    assert measure.moments(Pair.of(x, y), "stratified") is None
 
 
 RNG = np.random.default_rng(6)

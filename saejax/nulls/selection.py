@@ -1,0 +1,40 @@
+"""What is asked for: measures by name, and a pairing that they can score and the scheme can re-pair."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from saejax.errors import InputError
+from saejax.nulls.schemes import Ids, find_scheme
+from saejax.similarity import MEASURES, Measure, Pair, find_measure
+
+
+def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Measure]:
+    """Return measures by name.
+
+    Args:
+        names: keys of `saejax.similarity.MEASURES`, with options where they have such (`svcca:components=20`).
+        rank_bits: bits of the ranks of Spearman measures.
+
+    Raises:
+        InputError: a name is unknown or repeated, or there is none.
+    """
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"measures {list(names)} must be distinct, and at least one of {', '.join(MEASURES)}")
+    return [find_measure(name, rank_bits=rank_bits) for name in names]
+
+
+def check_pairing(
+    x: Any, y: Any, measures: Sequence[Measure], scheme: str, x_ids: Ids | None, y_ids: Ids | None
+) -> Pair:
+    """Read a pairing; refuse, within moments, one that the measures cannot score or the scheme cannot re-pair.
+
+    Raises:
+        InputError: the offender, its value and the remedy.
+    """
+    found = find_scheme(scheme)
+    pair = Pair.of(x, y)
+    for measure in measures:
+        measure.check(pair)
+    found.check(pair.x.values, x_ids, "x")
+    found.check(pair.y.values, y_ids, "y")
+    return pair
