@@ -5,14 +5,14 @@ The nuclear norm has two variational forms [1], with S over the symmetric positi
     max over ||Q||_2 <= 1 of <m, Q>  =  ||m||_*  =  min over S of (tr(m' S^-1 m) + tr S) / 2
 
 so any Q and any S give bounds. Both are attained at Q = U V', the polar factor, and S = (m m')^(1/2) = m Q', for which
-S^-1 m = Q. With Q from `polar_factors` and S the symmetric part of m Q', what S^-1 m = Q leaves over is
-R = m - S Q, and since ||S Q||_* <= tr(S) ||Q||_2,
+S^-1 m = Q. With Q from `polar_factors`, S the symmetric part of m Q', and R = m - S Q what is then left over,
 
     <m, Q> / ||Q||_2  <=  ||m||_*  <=  tr(S) ||Q||_2 + sqrt(rank(m)) ||R||_F
 
-This asks for no inverse of S. A Cholesky factor L of S and C = L^-1 m would give ||L||_F ||C||_F, the second form,
-and save two steps of the iteration. On two cores it took 1.0 ms at 235 x 235 and 13.7 at 400 x 500, as much as six and
-nine steps, where R takes 0.1 and 1.0; and it would need LAPACK.
+since ||S Q||_* <= tr(S) ||Q||_2 for S without eigenvalues below zero, and it has none because the iteration turns no
+singular value negative. This asks for no inverse of S. A Cholesky factor L of S and C = L^-1 m would give
+||L||_F ||C||_F, the second form, and save two steps of the iteration. But on two busy cores it took 1.0 ms at
+235 x 235 and 13.7 at 400 x 500, as much as six and nine steps, where R takes 0.1 and 1.0; and it would need LAPACK.
 
 What the iteration leaves: singular values from `smallest` up reach 1 in Q to within rounding. A smaller one, s, counts
 in part below, and adds at most sqrt(rank) s above. This is relative to the lesser of 1 and (sum of s^4)^(1/4).
@@ -24,10 +24,10 @@ linear term is for those that are not: in a matrix of equal entries all go the s
 of it in float32, up to 3,000 columns; random ones, of graded and deficient spectra too, up to 0.4.
 
 (high - low) / norm in float32, most of it that allowance: for random pairings of orthonormal bases, n = 600 and
-235 x 235, median 3.7e-6 and largest of forty 5.0e-6; n = 2,000 and 400 x 500, 5.8e-6 and 5.9e-6; n = 4,000 and
-491 x 491, 5.3e-6 and 7.4e-6. For products of matrices of 300 columns, 4.1e-6 and 1.1e-5 with equal variances; with
-variances like 1 / i 1.2e-5 and 2.7e-5, or 4.7e-6 and 5.0e-6 with `smallest` 1e-5; with variances like 1 / i^2 7e-4, or
-1.1e-5. The middle of the interval is within 2e-6 of the norm.
+235 x 235, median 3.7e-6 and largest of forty 5.0e-6; n = 2,000 and 400 x 500, 5.8e-6 and 6.0e-6; n = 4,000 and
+491 x 491, 5.3e-6 and 7.4e-6; their middle is within 2e-6 of the norm. For products of matrices of 300 columns, 4.1e-6
+and 1.1e-5 with equal variances; with variances like 1 / i 1.2e-5 and 2.7e-5, or 4.7e-6 and 5.0e-6 with `smallest`
+1e-5; with variances like 1 / i^2 7e-4 and 1.3e-3, or 1.1e-5 and 1.8e-5.
 
 [1] Recht, Fazel, Parrilo, "Guaranteed minimum-rank solutions of linear matrix equations via nuclear norm
 minimization", SIAM Review 52, 2010, section 2. For fixed S the second form is the inequality of the arithmetic and
@@ -54,8 +54,8 @@ def nuclear_bounds(
     """Bound the sum of the singular values of every matrix of a batch from below and above.
 
     Args:
-        m: matrices without a singular value above 1, such as products of orthonormal bases. Rows and columns of
-            zeros change the allowance for rounding and nothing else. Memory beyond the argument, in numbers per matrix:
+        m: matrices without a singular value above 1, such as products of orthonormal bases; with one, the bounds do
+            not hold. Rows and columns of zeros change the allowance for rounding and nothing else. Memory beyond the argument, in numbers per matrix:
             2 a b + 2 min(a, b)^2.
         smallest: singular values from here up are resolved. 2e-4, 13 steps in float32, suits canonical correlations
             and products of matrices with about the same variance in all directions; 1e-5, 17 steps, others.
