@@ -7,14 +7,17 @@ i merge into their union. Two rows with the same word (at n = 4,000, in one perm
 a bias that no test could see.
 """
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Integer, UInt32
 from saejax_kernels import draw_permutations
+from saejax_kernels.draw_permutations import words
 
 from saejax.errors import InputError
 from saejax.types import AnyArray, Array, Permutations
 
 MOST_PERMUTATIONS = 2**32
+LARGEST_WORD = np.uint32(2**32 - 1)
 
 
 def key_of(seed: int) -> UInt32[np.ndarray, "2"]:
@@ -31,14 +34,39 @@ def key_of(seed: int) -> UInt32[np.ndarray, "2"]:
     return np.array([seed >> 32, seed & 0xFFFFFFFF], dtype=np.uint32)
 
 
-def on_host(key: UInt32[np.ndarray, "2"], indices: UInt32[np.ndarray, "perm"], n: int) -> Permutations:
-    """Return permutations `indices` of n rows, by numba: 15 us on one core at n = 4,000."""
-    return draw_permutations(key, indices, n, impl="numba")
+def on_host(
+    key: UInt32[np.ndarray, "2"], indices: UInt32[np.ndarray, "perm"], n: int, rows: int | None = None
+) -> Permutations:
+    """Return permutations `indices` of n rows, by numba.
+
+    Args:
+        key: from `key_of`.
+        indices: which permutations.
+        n: rows to permute.
+        rows: n or more; rows past the n-th stay in place.
+    """
+    perms = draw_permutations(key, indices, n, impl="numba")
+    if rows is None or rows == n:
+        return perms
+    rest = np.arange(n, rows, dtype=np.uint32)
+    return np.concatenate([perms, np.broadcast_to(rest, (len(perms), len(rest)))], axis=1)
 
 
-def on_device(key: UInt32[AnyArray, "2"], indices: UInt32[Array, "perm"], n: int) -> Permutations:
-    """Return permutations `indices` of n rows, by JAX; traces under `jit`."""
-    return draw_permutations(key, indices, n, impl="jax")
+def on_device(
+    key: UInt32[AnyArray, "2"], indices: UInt32[Array, "perm"], n: int | Integer[AnyArray, ""], rows: int | None = None
+) -> Permutations:
+    """Return permutations `indices` of n rows, by JAX; traces under `jit`.
+
+    Args:
+        key: from `key_of`.
+        indices: which permutations.
+        n: rows to permute; traced only where `rows` is given.
+        rows: n or more; rows past the n-th stay in place.
+    """
+    rows = int(n) if rows is None else rows
+    drawn = words(jnp.asarray(key), indices, rows)
+    # The largest word sends them to the end, and a stable sort leaves them in order, behind a row that drew it.
+    return jnp.argsort(jnp.where(jnp.arange(rows) < n, drawn, LARGEST_WORD), axis=1, stable=True)
 
 
 def as_indices(start: int, stop: int) -> UInt32[np.ndarray, "perm"]:
