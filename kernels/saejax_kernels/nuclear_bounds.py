@@ -55,8 +55,8 @@ def nuclear_bounds(
 
     Args:
         m: matrices without a singular value above 1, such as products of orthonormal bases; with one, the bounds do
-            not hold. Rows and columns of zeros change the allowance for rounding and nothing else. Memory beyond the argument, in numbers per matrix:
-            2 a b + 2 min(a, b)^2.
+            not hold. Rows and columns of zeros change the allowance for rounding and nothing else. Memory beyond the
+            argument, in numbers per matrix: 2 a b + 2 min(a, b)^2.
         smallest: singular values from here up are resolved. 2e-4, 13 steps in float32, suits canonical correlations
             and products of matrices with about the same variance in all directions; 1e-5, 17 steps, others.
 
