@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from saejax import artifacts, mesh
 from saejax.errors import InputError
@@ -107,23 +108,40 @@ def permutation_test(
     total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
     with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
         fill(Stack.of([null]), [draws], batch_size(null, permutations, batch), advance)
-    cores, rescored = mesh.gather(draws.cores), mesh.gather(draws.rescored)
+    return judged(null, pair, mesh.gather(draws.cores), mesh.gather(draws.rescored), scheme, seed, first)
+
+
+def judged(
+    null: Null,
+    pair: Pair,
+    cores: Float[np.ndarray, "measures perm"],
+    rescored: Bool[np.ndarray, "measures perm"],
+    scheme: str,
+    seed: int,
+    first: int,
+) -> NullResults:
+    """Hold the observed cores of a null against its draws.
+
+    Args:
+        null: what was scored.
+        pair: its matrices.
+        cores: the draws.
+        rescored: which of them were scored again in float64.
+        scheme: name of the scheme that they were drawn under.
+        seed: seed of the re-pairings.
+        first: number of the first of them.
+
+    Returns:
+        One result per measure.
+    """
+    measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, strict=True)
     return NullResults(
         judge(
-            measure,
-            own,
-            null.n,
-            observed,
-            cores[index],
-            rescored[index],
-            scheme,
-            seed,
-            first,
-            measure.moments(pair, scheme),
-            predicted_mean(measure, pair, scheme),
+            measure, own, null.n, observed, drawn, again, scheme, seed, first,
+            measure.moments(pair, scheme), predicted_mean(measure, pair, scheme),
         )
-        for index, (measure, own, observed) in enumerate(zip(chosen, null.own, null.observed, strict=True))
-    )
+        for measure, own, observed, drawn, again in measures
+    )  # fmt: skip
 
 
 def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float) -> None:

@@ -9,8 +9,8 @@ float64 core of any single re-pairing, always on the CPU.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import UInt32
 from saejax.errors import InputError
 from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
-from saejax.similarity import Measure, Pair
+from saejax.similarity import Measure, Pair, padding
 from saejax.similarity.measure import (
     Bounds,
     CrossStatistic,
@@ -29,9 +29,10 @@ from saejax.similarity.measure import (
     exact_statistic,
     statistic_batch,
 )
-from saejax.types import AnyArray, Permutation, Permutations
+from saejax.types import AnyArray, Array, Permutation, Permutations
 
 Impl = Literal["host", "jax"]
+CommonLengths: TypeAlias = Callable[[dict[str, int], int], dict[str, int]]
 
 PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
 BATCH_BYTES = 256 * 2**20  # more at once is no faster
@@ -79,6 +80,7 @@ class Null:
 
     Attributes:
         n: number of pairs.
+        rows: length of the states' row axis: n, or more where zeros were appended.
         key: Threefry key of the re-pairings.
         impl: how batches are scored.
         plan: the measures and their statistics.
@@ -90,6 +92,7 @@ class Null:
     """
 
     n: int
+    rows: int
     key: UInt32[np.ndarray, "2"]
     impl: Impl
     plan: Plan
@@ -101,7 +104,13 @@ class Null:
 
     @classmethod
     def prepare(
-        cls, pair: Pair, measures: Sequence[Measure], key: UInt32[np.ndarray, "2"], impl: Impl, memory: int
+        cls,
+        pair: Pair,
+        measures: Sequence[Measure],
+        key: UInt32[np.ndarray, "2"],
+        impl: Impl,
+        memory: int,
+        lengths: CommonLengths | None = None,
     ) -> "Null":
         """Do once what no re-pairing changes, and score the observed pairing.
 
@@ -111,6 +120,8 @@ class Null:
             key: Threefry key of the re-pairings.
             impl: how batches are scored.
             memory: bytes that states and a batch may take.
+            lengths: to what lengths the axes of the states are padded, from what they are and n; not at all when
+                None.
 
         Raises:
             InputError: the states need more memory than that.
@@ -127,11 +138,15 @@ class Null:
                 )
         crossed = tuple(each.prepare(pair, plan.extent(each, pair)) for each in plan.statistics)
         own = tuple(measure.own(pair) for measure in measures)
+        wanted = {} if lengths is None else lengths(padding.lengths([*crossed, *own]), pair.n)
+        if wanted:
+            crossed, own = (tuple(padding.padded(state, wanted) for state in states) for states in (crossed, own))
+        rows = wanted.get("n", pair.n)
         cpu = jax.local_devices(backend="cpu")[0]
         place = cpu if impl == "host" else replicated(device_mesh("perm"))
         fast = jax.device_put(jax.tree.map(_single, (crossed, own)), place)
-        null = cls(pair.n, key, impl, plan, crossed, own, fast, (), memory)
-        identity = np.arange(pair.n, dtype=np.uint32)
+        null = cls(pair.n, rows, key, impl, plan, crossed, own, fast, (), memory)
+        identity = np.arange(rows, dtype=np.uint32)
         observed = tuple(null.rescore(index, identity) for index in range(len(measures)))
         bounds = null.score(np.repeat(identity[None], null.parallel(), axis=0))
         for measure, core, (low, high) in zip(measures, observed, bounds, strict=True):
@@ -153,7 +168,7 @@ class Null:
     def bytes_each(self) -> int:
         """Return the bytes that each re-pairing of a batch takes."""
         states = zip(self.plan.statistics, self.crossed, strict=True)
-        return PERMUTATION_BYTES * self.n + sum(statistic.scratch(state) for statistic, state in states)
+        return PERMUTATION_BYTES * self.rows + sum(statistic.scratch(state) for statistic, state in states)
 
     def largest_batch(self) -> int:
         """Return how many re-pairings may be scored together, a multiple of `parallel()`."""
@@ -165,9 +180,9 @@ class Null:
         """Return the float32 cores of re-pairings `start` to `stop - 1`, by measure, as intervals of arrays."""
         indices = drawing.as_indices(start, stop)
         if self.impl == "host":
-            return self.score(drawing.on_host(self.key, indices, self.n))
+            return self.score(drawing.on_host(self.key, indices, self.n, self.rows))
         spread_out = jax.device_put(indices, spread(device_mesh("perm")))
-        return self.score(_draw_on_devices(self.key, spread_out, self.n))
+        return self.score(_draw_on_devices(self.key, spread_out, np.uint32(self.n), self.rows))
 
     def score(self, perms: Permutations) -> list[Bounds]:
         """Return the float32 cores of given re-pairings; their number is a multiple of `parallel()`."""
@@ -183,6 +198,27 @@ class Null:
             ]
         return [Bounds(*(np.asarray(end, np.float64) for end in each)) for each in bounds]
 
+    def settle(self, start: int, bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray]:
+        """Score draws again in float64 whose interval touches the observed core, so that they count alike everywhere.
+
+        Args:
+            start: number of the first re-pairing.
+            bounds: float32 cores of consecutive re-pairings, by measure.
+
+        Returns:
+            Cores `[measures, perm]`, and which of them were scored again.
+        """
+        cores, highs = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
+        tolerance = np.array([measure.tolerance for measure in self.plan.measures])[:, None]
+        observed = np.array(self.observed)[:, None]
+        touching = (cores - tolerance <= observed) & (observed <= highs + tolerance)
+        places = np.flatnonzero(touching.any(axis=0))
+        indices = drawing.as_indices(start, start + cores.shape[1])[places]
+        for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
+            for index in np.flatnonzero(touching[:, place]):
+                cores[index, place] = self.rescore(int(index), perm)
+        return cores, touching
+
     def rescore(self, index: int, perm: Permutation) -> float:
         """Return the float64 core of one re-pairing by one measure, always on the CPU."""
         reads = self.plan.reads[index]
@@ -194,22 +230,30 @@ def _single(leaf: np.ndarray) -> np.ndarray:
     return leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _score_on_devices(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: AnyArray) -> list[Bounds]:
-    def score(crossed: tuple[Any, ...], own: tuple[Any, ...], perm: Permutation) -> list[Bounds]:
+def score_mapped(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: Permutations) -> list[Bounds]:
+    """Return the cores of a batch of re-pairings, by measure; pure JAX."""
+
+    def score(perm: Permutation) -> list[Bounds]:
         values = [each.compute(state, perm) for each, state in zip(plan.statistics, crossed, strict=True)]
         return [
             measure.core(state, tuple(values[index] for index in reads), perm)
             for measure, state, reads in zip(plan.measures, own, plan.reads, strict=True)
         ]
 
+    return jax.vmap(score)(perms)
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _score_on_devices(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: AnyArray) -> list[Bounds]:
     whole, along = PartitionSpec(), PartitionSpec("perm")
     return jax.shard_map(
-        jax.vmap(score, in_axes=(None, None, 0)), mesh=device_mesh("perm"), in_specs=(whole, whole, along),
+        functools.partial(score_mapped, plan), mesh=device_mesh("perm"), in_specs=(whole, whole, along),
         out_specs=along, check_vma=False,
     )(crossed, own, perms)  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _draw_on_devices(key: UInt32[AnyArray, "2"], indices: UInt32[AnyArray, "perm"], n: int) -> Permutations:
-    return drawing.on_device(key, indices, n)
+@functools.partial(jax.jit, static_argnames="rows")
+def _draw_on_devices(
+    key: UInt32[AnyArray, "2"], indices: UInt32[Array, "perm"], n: UInt32[AnyArray, ""], rows: int
+) -> Permutations:
+    return drawing.on_device(key, indices, n, rows)

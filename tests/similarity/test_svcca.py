@@ -152,3 +152,19 @@ def test_null_mean_follows_wachters_law() -> None:
     assert density.sum() == pytest.approx(1, abs=1e-6)
     wachter = np.sum(np.sqrt(value) * density)
     assert np.mean(norms) / kx == pytest.approx(wachter, abs=0.003)
+
+
+def test_directions_that_only_other_measures_read_do_not_count() -> None:
+    """Beside a measure of all directions the product is wider than the weights."""
+    rng = np.random.default_rng(12)
+    pair = Pair.of(*(rng.normal(size=(70, 50)) * np.geomspace(1, 1e-3, 50) for _ in "xy"))
+    own, perm = SVCCA.own(pair), rng.permutation(70).astype(np.int32)
+    wide = SVCCA.statistics[0].prepare(pair, None)
+    assert wide.ux.shape[1] > len(own.wx)
+    product = wide.ux.T @ wide.uy[perm]
+    expected = reference(pair.x.values, pair.y.values[perm])
+    assert SVCCA.core_exact is not None
+    assert SVCCA.core_batch is not None
+    assert float(SVCCA.core(own, (jnp.asarray(product),), perm).low) == pytest.approx(expected, abs=1e-6)
+    assert SVCCA.core_batch(own, (product[None],), perm[None])[0] == pytest.approx(expected, abs=1e-9)
+    assert SVCCA.core_exact(own, (product,), perm) == pytest.approx(expected, abs=1e-9)
