@@ -46,12 +46,17 @@ class Bounds(NamedTuple):
     """An interval that holds a core, but for rounding within the measure's tolerance.
 
     Attributes:
-        low: lower end, which is also the value to report.
+        low: lower end.
         high: upper end.
     """
 
     low: Cores
     high: Cores
+
+    @property
+    def middle(self) -> Cores:
+        """The value to report."""
+        return (self.low + self.high) / 2
 
 
 def exactly(core: Cores) -> Bounds:
@@ -194,7 +199,7 @@ class Measure:
         values = tuple(
             statistic.compute(crossed, perm) for statistic, crossed in zip(self.statistics, state.crossed, strict=True)
         )
-        return self.score_of(state.own, self.core(state.own, values, perm).low)
+        return self.score_of(state.own, self.core(state.own, values, perm).middle)
 
     def score_batch(self, state: "State", perms: Permutations) -> Scores:
         """Return the scores of a batch, from the host and on the CPU."""
@@ -202,7 +207,7 @@ class Measure:
             statistic_batch(statistic, crossed, perms)
             for statistic, crossed in zip(self.statistics, state.crossed, strict=True)
         )
-        return self.score_of(state.own, core_batch(self, state.own, values, perms).low)
+        return self.score_of(state.own, core_batch(self, state.own, values, perms).middle)
 
     def score_exact(self, state: "State", perm: Permutation) -> float:
         """Return the float64 score of x against y[perm], on the CPU."""
@@ -260,7 +265,7 @@ def exact_core(measure: Measure, own: Any, values: tuple[Any, ...], perm: Permut
     if measure.core_exact is not None:
         return float(measure.core_exact(own, jax.tree.map(np.asarray, values), perm))
     with _float64_on_the_cpu():
-        return float(_one_core(measure, own, values, perm).low)
+        return float(_one_core(measure, own, values, perm).middle)
 
 
 @contextlib.contextmanager

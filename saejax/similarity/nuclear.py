@@ -12,11 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from saejax_kernels import nuclear_norms
+from saejax_kernels import nuclear_bounds, nuclear_norms
 
 from saejax.similarity.bases import weighted
-from saejax.similarity.measure import Bounds, exactly
+from saejax.similarity.measure import Bounds
 from saejax.types import AnyArray, Permutation, Permutations
+
+CANONICAL = 2e-4
+"""Smallest canonical correlation that devices resolve; those of random pairings are mostly far above."""
+GRADED = 1e-5
+"""The same for products weighted by singular values, whose own fall off."""
 
 
 class NuclearState(NamedTuple):
@@ -33,10 +38,19 @@ class NuclearState(NamedTuple):
     most: Float[AnyArray, ""]
 
 
-def nuclear_core(own: NuclearState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
-    """Return the core of one re-pairing; pure JAX."""
-    norm = nuclear_norms(weighted(values[0], own.wx, own.wy)[None], impl="jax")[0]
-    return exactly(norm / own.most)
+def nuclear_core(
+    own: NuclearState, values: tuple[AnyArray, ...], perm: Permutation, smallest: float = CANONICAL
+) -> Bounds:
+    """Return bounds of the core of one re-pairing; pure JAX.
+
+    Args:
+        own: weights.
+        values: the product of bases.
+        perm: the re-pairing, which the product has seen already.
+        smallest: the smallest singular value that is resolved.
+    """
+    low, high = nuclear_bounds(weighted(values[0], own.wx, own.wy)[None], smallest=smallest)
+    return Bounds(low[0] / own.most, high[0] / own.most)
 
 
 def nuclear_core_batch(own: NuclearState, values: tuple[AnyArray, ...], perms: Permutations) -> np.ndarray:

@@ -13,6 +13,7 @@ from saejax.errors import InputError
 from saejax.types import AnyArray
 
 FEWEST_PAIRS = 4
+SMALLEST = 1e-70  # of a matrix's largest entry; fourth powers of it and of its inverse stay within float64
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -91,8 +92,8 @@ class Pair:
             y: `[n, dy]`.
 
         Raises:
-            InputError: a matrix is not two-dimensional, real and finite, or is constant; row counts differ, or there
-                are fewer than four rows.
+            InputError: a matrix is not two-dimensional, real and finite, is constant, or far too large or small; row
+                counts differ, or there are fewer than four rows.
         """
         left, right = _as_matrix(x, "x"), _as_matrix(y, "y")
         if len(left) != len(right):
@@ -104,6 +105,11 @@ class Pair:
         for name, matrix in (("x", left), ("y", right)):
             if not np.ptp(matrix, axis=0).any():
                 raise InputError(f"{name} is constant (all {len(matrix)} rows are equal); give rows that differ")
+            largest = np.abs(matrix).max()
+            if not SMALLEST <= largest <= 1 / SMALLEST:
+                raise InputError(
+                    f"{name} has a largest entry of {largest:.3g}, whose powers float64 cannot hold; scale it"
+                )
         return cls(Side(left), Side(right))
 
     @property

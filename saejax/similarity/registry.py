@@ -6,15 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from saejax.errors import InputError
+from saejax.similarity.aligned_cosine import ALIGNED_COSINE
 from saejax.similarity.cca_mean_squared import CCA_MEAN_SQUARED
 from saejax.similarity.cka import CKA
 from saejax.similarity.cka_debiased import CKA_DEBIASED
+from saejax.similarity.correlation_match import HARD_CORRELATION_MATCH, SOFT_CORRELATION_MATCH
 from saejax.similarity.distance_correlation import DISTANCE_CORRELATION
 from saejax.similarity.eigenspace_overlap import EIGENSPACE_OVERLAP
 from saejax.similarity.gulp import GULP
 from saejax.similarity.knn_jaccard import KNN_JACCARD, knn_jaccard
 from saejax.similarity.linear_regression import LINEAR_REGRESSION
 from saejax.similarity.measure import Measure
+from saejax.similarity.procrustes import ANGULAR_PROCRUSTES, PROCRUSTES, PROCRUSTES_SIZE_AND_SHAPE
 from saejax.similarity.rank_similarity import RANK_SIMILARITY, rank_similarity
 from saejax.similarity.rsa import RSA, RSA_COSINE, RSA_EUCLIDEAN, rsa
 from saejax.similarity.rsa_pearson import RSA_PEARSON
@@ -32,6 +35,10 @@ MEASURES: dict[str, Measure] = {
         RSA_COSINE,
         RSA_EUCLIDEAN,
         RSA_PEARSON,
+        PROCRUSTES,
+        PROCRUSTES_SIZE_AND_SHAPE,
+        ANGULAR_PROCRUSTES,
+        ALIGNED_COSINE,
         LINEAR_REGRESSION,
         DISTANCE_CORRELATION,
         EIGENSPACE_OVERLAP,
@@ -39,6 +46,8 @@ MEASURES: dict[str, Measure] = {
         KNN_JACCARD,
         RANK_SIMILARITY,
         SECOND_ORDER_COSINE,
+        SOFT_CORRELATION_MATCH,
+        HARD_CORRELATION_MATCH,
     )
 }
 

@@ -24,6 +24,10 @@ LIBRARY_NAMES = {
     "svcca:variant=k1": "SVCCA_k1",
     "rsa": "RSA",
     "cka": "CKA",
+    "procrustes": "OrthogonalProcrustesCenteredAndNormalized",
+    "procrustes_size_and_shape": "ProcrustesSizeAndShapeDistance",
+    "angular_procrustes": "OrthogonalAngularShapeMetricCentered",
+    "aligned_cosine": "AlignedCosineSimilarity",
     "linear_regression": "LinearRegression",
     "distance_correlation": "DistanceCorrelation",
     "eigenspace_overlap": "EigenspaceOverlapScore",
@@ -31,6 +35,8 @@ LIBRARY_NAMES = {
     "knn_jaccard": "JaccardSimilarity",
     "rank_similarity": "RankSimilarity",
     "second_order_cosine": "SecondOrderCosineSimilarity",
+    "soft_correlation_match": "SoftCorrelationMatch",
+    "hard_correlation_match": "HardCorrelationMatch",
 }
 EQUAL_ROWS = "neighbours of equal rows are in an order that only rounding decides; refused here"
 DIFFERENT = {

@@ -44,6 +44,16 @@ def with_value(value: float, *places: tuple[int, int]) -> np.ndarray:
             "y holds 1 value(s) that are not finite, the first inf at row 1, column 1 (counted from 0); float16 ends "
             "at 65,504: give float32",
         ),
+        (
+            X,
+            1e80 * Y,
+            f"y has a largest entry of {1e80 * np.abs(Y).max():.3g}, whose powers float64 cannot hold; scale it",
+        ),
+        (
+            1e-90 * X,
+            Y,
+            f"x has a largest entry of {1e-90 * np.abs(X).max():.3g}, whose powers float64 cannot hold; scale it",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_named(x: np.ndarray, y: np.ndarray, message: str) -> None:
