@@ -47,7 +47,6 @@ LINEAR_REGRESSION = Measure(
     larger_is_more_similar=True,
     invariances=("rotation", "scale", "shift", "column permutation"),
     invariances_of_y=("rotation", "scale", "shift", "linear map", "column scale", "column permutation"),
-    invariances_of_y=("rotation", "scale", "shift", "linear map", "column scale", "column permutation"),
     tolerance=1e-6,
     statistics=(BASES,),
     own=own,
