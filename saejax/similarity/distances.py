@@ -36,33 +36,34 @@ ROUNDING: dict[Inner, float] = {"correlation": 1e-12, "cosine": 1e-12, "euclidea
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows of a matrix, ready for their distances.
+    """The rows of a matrix, ready for their distances: 8 n d bytes, for euclidean 16 n d.
 
     Attributes:
         inner: which distance.
-        points: rows times a power of two, of which differences are taken; 8 n d bytes.
         reduced: rows of unit norm (correlation, cosine) or about the column means, of which products are taken.
+        points: rows of which differences are taken, for euclidean; else the same array.
     """
 
     inner: Inner
-    points: Float[np.ndarray, "n d"]
     reduced: Float[np.ndarray, "n d"]
+    points: Float[np.ndarray, "n d"]
 
     @classmethod
     def of(cls, values: Float[np.ndarray, "n d"], inner: Inner) -> "Rows":
         """Prepare a matrix: not constant and, but for euclidean, with rows that have a direction."""
         if inner == "euclidean":
             points = _near_one(values, None)
-            return cls(inner, points, points - points.mean(axis=0))
-        points = _near_one(values, 1)
-        rows = points - points.mean(axis=1, keepdims=True) if inner == "correlation" else points.copy()
+            return cls(inner, points - points.mean(axis=0), points)
+        rows = _near_one(values, 1)
+        if inner == "correlation":
+            rows -= rows.mean(axis=1, keepdims=True)
         rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-        return cls(inner, points, rows)
+        return cls(inner, rows, rows)
 
     def sample(self, most: int) -> "Rows":
         """Return at most so many rows, evenly spaced, at the same distances from each other as here."""
         step = -(-len(self.points) // most)
-        return Rows(self.inner, self.points[::step], self.reduced[::step])
+        return Rows(self.inner, self.reduced[::step], self.points[::step])
 
     def blocks(self) -> Iterator[tuple[int, Float[np.ndarray, "block rest"]]]:
         """Yield distances of consecutive rows to the rows from the first of them on.

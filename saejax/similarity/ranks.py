@@ -7,7 +7,7 @@ A pair's mid-rank r among the N = n (n - 1) / 2 pairs is a whole or half number;
 is whole and sums to 0. Pearson's correlation of t is Spearman's correlation of the distances.
 
 With 32 bits t is kept as it is: exact. Up to n = 4,096 it is below 2^24, so that float32 holds it exactly, and above
-that it is an int32. Either way 4 n^2 bytes for one side; ranking sorts, and takes about 20 n^2 bytes more meanwhile.
+that it is an int32. Either way 4 n^2 bytes for one side; ranking sorts, and takes 22 n^2 bytes more meanwhile.
 
 With 16 bits q = round(t / step), step = max |t| / 32,767, at least 1: 2 n^2 bytes. Sorting is replaced by counting.
 Distances are computed twice, in blocks. First the pairs in each of 4 million cells of distance are counted; sums of
@@ -23,7 +23,8 @@ bound on |t - t_cell|^2. Seen as vectors over pairs, t and q enclose an angle wi
 where of the c pairs in a cell g were found to be equally far, so that they tie, and the rest may be in any order.
 Distances of 0 have a cell of their own and tie there. A correlation of two such vectors is the cosine of an angle
 that moves by at most the sum of both sides' angles, for this and for every re-pairing. For distances without ties
-that is 1.5e-5 for each side.
+that is 1.5e-5 for each side. Large groups of ties that share a cell widen it: to 1e-3 for rows of which some stand
+there up to 600 times (n = 9,451), where scores moved by 2e-7.
 """
 
 import math

@@ -24,10 +24,12 @@ is Pearson's correlation of a and b[p, p]: Spearman's with 32 bits a rank, and w
 Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie. With correlation inside
 two equal rows still lie at a distance of 0 or a few 1e-16, in an order that rounding decides, as in published code.
 With k such pairs of N this moves a score by about (k / N)^1.5 / sqrt(N), 1e-5 where rows of a small matrix are often
-repeated, in the observed pairing and in every re-pairing alike; cosine and euclidean tie them at 0.
+repeated, and takes a part of about (k / N)^3 / 2 of it, in the observed pairing and in every re-pairing alike; cosine
+and euclidean tie them at 0.
 
-Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`; 5.8 ms at n = 4,000 on two cores,
-against 4,900 for ranking anew (`scripts/bench_null.py`). Float32 cores stay within 2e-7 of float64 ones.
+Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`; at n = 4,000 6 ms of one core with 32
+bits and 4 ms with 16, against about 4,900 ms for ranking anew (`scripts/bench_null.py`). Ranking takes 1.5 s of one
+core for each side, once. Float32 cores stay within 2e-7 of float64 ones.
 
 Source: Kriegeskorte, Mur, Bandettini, "Representational similarity analysis", 2008.
 """
@@ -50,6 +52,8 @@ from saejax.similarity.pair import Pair, Side
 from saejax.similarity.quadratic import once_per_side, quadratic
 from saejax.similarity.ranks import LARGEST_EXACT, MOST_ROWS, Ranks, exact_ranks, quantised_ranks
 from saejax.types import AnyArray, Permutation
+
+FEW = 64  # rows among which some distances nearly always differ
 
 NAMES: dict[Inner, str] = {"correlation": "rsa", "cosine": "rsa_cosine", "euclidean": "rsa_euclidean"}
 INVARIANCES: dict[Inner, tuple[str, ...]] = {
@@ -155,9 +159,8 @@ def _check(inner: Inner, rank_bits: int | None, pair: Pair) -> None:
         raise InputError(f"{name}: {pair.n} rows have more pairs than rank_bits 32 can rank; use rank_bits 16")
     for side_name, side in pair.sides:
         _check_rows(inner, side_name, side)
-        every = Rows.of(side.values, inner)
-        # Among a few rows some distances nearly always differ.
-        if not any(_differ(rows) for rows in (every.sample(64), every)):
+        few = side.values[:: -(-pair.n // FEW)]
+        if not any(_differ(Rows.of(values, inner)) for values in (few, side.values)):
             raise InputError(
                 f"{name}: all {pair.n * (pair.n - 1) // 2} {inner} distances in {side_name} are equal, so they have no "
                 f"order; give rows of more columns or leave {name} out of measures"
