@@ -90,8 +90,9 @@ def exact_test(
         if z is not None and moments.skewness is not None:
             sign = 1.0 if measure.larger_is_more_similar else -1.0
             p = pearson_three_p(sign * score, moments.rescaled(sign))
-        results.append(ExactResult(
-            measure.name, pair.n, score, moments.mean, moments.sd, moments.skewness, z, p, scheme,
-            "moments" if p is None else "pearson III",
-        ))  # fmt: skip
+        sd, method = None if np.isnan(moments.sd) else moments.sd, "moments" if p is None else "pearson III"
+        result = ExactResult(
+            measure.name, pair.n, score, moments.mean, sd, moments.skewness, z, p, scheme, method
+        )  # fmt: skip
+        results.append(result)
     return results

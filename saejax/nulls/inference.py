@@ -94,7 +94,7 @@ def judge(
         observed=score, scheme=scheme,
         tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
         resolution=float(np.ptp(around)) / 2, score_error=measure.score_error(own), rescored=int(rescored.sum()),
-        exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact else None,
+        exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact and np.isfinite(exact.sd) else None,
         exact_z=exact_z(score, exact, float(np.ptp(around)) / 2) if exact else None, predicted_mean=predicted_mean,
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def exact_z(observed: float, moments: Moments, resolution: float) -> float | Non
         moments: moments of the score.
         resolution: how far a score may be from its float64 value.
     """
-    if moments.sd is None or moments.sd <= resolution:
+    if not moments.sd > resolution:
         return None
     return (observed - moments.mean) / moments.sd
 

@@ -22,6 +22,7 @@ Guan, "Towards understanding the instability of network embedding", 2022.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def _own(k: int, pair: Pair) -> JaccardState:
 
 def _moments(k: int, pair: Pair, skewness: bool) -> Moments:
     """Return the exact mean over all re-pairings; the SD has no closed form."""
-    return Moments(jaccard_mean(pair.n, k), None)
+    return Moments(jaccard_mean(pair.n, k), math.nan)
 
 
 def _core(own: JaccardState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:

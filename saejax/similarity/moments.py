@@ -45,17 +45,22 @@ ROUNDING = 1e-7  # of its mean: a smaller SD may be that of a constant score, ro
 
 
 class Moments(NamedTuple):
-    """Mean and, where known, standard deviation and skewness of a score over all re-pairings, each as likely as any."""
+    """Moments of a score over all re-pairings, each as likely as any.
+
+    Attributes:
+        mean: mean score.
+        sd: standard deviation; NaN where only the mean has a closed form.
+        skewness: None where it has no closed form, or was not asked for.
+    """
 
     mean: float
-    sd: float | None
+    sd: float
     skewness: float | None = None
 
     def rescaled(self, scale: float, shift: float = 0.0) -> "Moments":
         """Return the moments of scale * score + shift."""
         skewness = None if self.skewness is None else math.copysign(1.0, scale) * self.skewness
-        sd = None if self.sd is None else abs(scale) * self.sd
-        return Moments(scale * self.mean + shift, sd, skewness)
+        return Moments(scale * self.mean + shift, abs(scale) * self.sd, skewness)
 
 
 class PairSums(NamedTuple):
@@ -200,7 +205,7 @@ def ucentred_moments(n: int, thirds: tuple[ThirdSums, ThirdSums] | None = None) 
 
 
 def _with_skewness(moments: Moments, n: int, a: ThirdSums, b: ThirdSums) -> Moments:
-    if moments.sd is None or moments.sd <= ROUNDING * abs(moments.mean):
+    if moments.sd <= ROUNDING * abs(moments.mean):
         return moments
     return moments._replace(skewness=third_central_moment(n, a, b) / moments.sd**3)
 

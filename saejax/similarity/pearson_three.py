@@ -47,7 +47,7 @@ def pearson_three_p(observed: float, moments: Moments) -> float:
     Raises:
         InputError: the standard deviation is not positive, or the skewness is not known.
     """
-    if moments.sd is None or not moments.sd > 0:
+    if not moments.sd > 0:
         raise InputError(f"sd {moments.sd} of the null leaves no tail; every pairing scores the same")
     if moments.skewness is None:
         raise InputError("skewness None; a Pearson III p needs the third moment, sample the null instead")

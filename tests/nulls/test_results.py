@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_saves_and_loads(results: NullResults, tmp_path: Path) -> None:
 
 
 def test_plots_every_null_with_the_observed_score(results: NullResults) -> None:
-    figure = results.plot()
+    figure: Any = results.plot()
     for trace, line, result in zip(figure.data, figure.layout.shapes, results, strict=True):
         assert sum(trace.y) == 50
         assert line.x0 == line.x1 == result.observed
