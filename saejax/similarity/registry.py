@@ -18,6 +18,7 @@ from saejax.similarity.knn_jaccard import KNN_JACCARD, knn_jaccard
 from saejax.similarity.linear_regression import LINEAR_REGRESSION
 from saejax.similarity.measure import Measure
 from saejax.similarity.procrustes import ANGULAR_PROCRUSTES, PROCRUSTES, PROCRUSTES_SIZE_AND_SHAPE
+from saejax.similarity.pwcca import PWCCA
 from saejax.similarity.rank_similarity import RANK_SIMILARITY, rank_similarity
 from saejax.similarity.rsa import RSA, RSA_COSINE, RSA_EUCLIDEAN, rsa
 from saejax.similarity.rsa_pearson import RSA_PEARSON
@@ -28,6 +29,7 @@ MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
         SVCCA,
+        PWCCA,
         CCA_MEAN_SQUARED,
         CKA,
         CKA_DEBIASED,

@@ -17,6 +17,10 @@ from saejax.similarity.pair import Pair
 SHAPES = [(24, 3, 4), (40, 18, 12), (26, 40, 50)]
 RNG = np.random.default_rng(0)
 
+WIDE = SHAPES[-1]
+REFUSED = {"pwcca": WIDE}  # several canonical correlations are 1 whatever the pairing, and their weights undetermined
+CASES = [(name, shape) for name in MEASURES for shape in SHAPES if REFUSED.get(name) != shape]
+every_case = pytest.mark.parametrize(("name", "shape"), CASES)
 every_measure = pytest.mark.parametrize("name", list(MEASURES))
 
 
@@ -47,8 +51,7 @@ def core_of(measure: Measure, state: State, score: float) -> float:
     return high
 
 
-@every_measure
-@pytest.mark.parametrize("shape", SHAPES)
+@every_case
 def test_all_ways_agree_with_the_definition(name: str, shape: tuple[int, int, int]) -> None:
     measure, (x, y) = MEASURES[name], matrices(*shape)
     perms = np.stack([np.arange(len(x)), *(RNG.permutation(len(x)) for _ in range(5))]).astype(np.int32)
@@ -64,8 +67,7 @@ def test_all_ways_agree_with_the_definition(name: str, shape: tuple[int, int, in
         assert np.all(np.abs(np.asarray(scores) - expected) <= allowed + 1e-7 * np.abs(expected))
 
 
-@every_measure
-@pytest.mark.parametrize("shape", SHAPES)
+@every_case
 def test_float64_scores_are_the_definition(name: str, shape: tuple[int, int, int]) -> None:
     measure, (x, y) = MEASURES[name], matrices(*shape)
     perm = RNG.permutation(len(x)).astype(np.int32)
@@ -73,8 +75,7 @@ def test_float64_scores_are_the_definition(name: str, shape: tuple[int, int, int
     assert measure.score_exact(measure.prepare(x, y), perm) == pytest.approx(expected, abs=1e-9, rel=1e-9)
 
 
-@every_measure
-@pytest.mark.parametrize("shape", SHAPES)
+@every_case
 def test_appended_zeros_change_nothing(name: str, shape: tuple[int, int, int]) -> None:
     """So pairs of different sizes can share a compiled program."""
     measure, (x, y) = MEASURES[name], matrices(*shape)
