@@ -17,8 +17,9 @@ generalised eigenvalue problem and shows that these weights are theirs.
 
 Where two canonical correlations are equal, any rotation of their variates serves as well, and weights depend on
 which: the score is not determined by the matrices. So pairs are refused that have several correlations of 1 under
-every pairing, which is where kx + ky exceeds n. Nearly equal ones leave float32 in doubt: the core is an interval
-that holds what rounding may make of it, and the float64 core is that of LAPACK.
+every pairing, which is where kx + ky exceeds n; unless all are 1, with n - 1 directions on one side, and the score
+with them. Nearly equal ones leave float32 in doubt: the core is an interval that holds what rounding may make of it,
+and the float64 core is that of LAPACK.
 
 Range 0 to 1, larger is more similar. Random pairings do not score near 0, see `saejax.similarity.svcca`.
 Invariant, x: to scaling by one number, to shifts and to the order of the columns, but not to rotation, because
@@ -64,17 +65,17 @@ class PWCCAState(NamedTuple):
 
 
 def check(pair: Pair) -> None:
-    """Refuse pairs with several canonical correlations of 1 under every pairing.
+    """Refuse pairs with several canonical correlations of 1, and others below, under every pairing.
 
     Raises:
         InputError: the ranks exceed the number of pairs in sum.
     """
     kx, ky = pair.x.rank, pair.y.rank
-    if kx + ky > pair.n:
+    if kx + ky > pair.n and max(kx, ky) < pair.n - 1:
         raise InputError(
-            f"pwcca: {kx} directions of x and {ky} of y among {pair.n} pairs have {min(kx + ky - pair.n + 1, kx, ky)} "
-            f"canonical correlations of 1 under every pairing, whose weights are not determined; give more pairs than "
-            f"{kx + ky - 1} or fewer columns"
+            f"pwcca: {kx} directions of x and {ky} of y among {pair.n} pairs have {kx + ky - pair.n + 1} canonical "
+            f"correlations of 1 under every pairing, whose weights are not determined; give at least {kx + ky} pairs, "
+            f"or fewer columns"
         )
 
 

@@ -162,6 +162,15 @@ def test_more_directions_than_pairs_are_refused() -> None:
         PWCCA.prepare(x, y)
     assert str(error.value) == (
         "pwcca: 20 directions of x and 12 of y among 30 pairs have 3 canonical correlations of 1 under every pairing, "
-        "whose weights are not determined; give more pairs than 31 or fewer columns"
+        "whose weights are not determined; give at least 32 pairs, or fewer columns"
     )
     PWCCA.check(Pair.of(x[:, :18], y))
+
+
+def test_n_minus_one_directions_on_one_side_make_every_score_one() -> None:
+    rng = np.random.default_rng(7)
+    for dx, dy in ((30, 4), (4, 30), (30, 40)):
+        x, y = rng.normal(size=(12, dx)), rng.normal(size=(12, dy))
+        bounds, exact = both_ways(x, y, np.stack([rng.permutation(12) for _ in range(4)]))
+        for values in (*bounds[0], *bounds[1], exact, PWCCA.reference(x, y)):
+            np.testing.assert_allclose(values, 1, atol=1e-6)
