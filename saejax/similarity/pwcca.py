@@ -150,7 +150,8 @@ def _weighted_mean(
     """
     xp = projections.__array_namespace__()
     weights = xp.sum(xp.abs(projections), axis=1)
-    places = xp.argsort(xp.argsort(-xp.where(weights > 0, correlations, -1)))
+    # A stable sort, so that a variate of correlation 0 comes before the padding.
+    places = xp.argsort(xp.argsort(-correlations, stable=True))
     counted = xp.where(places < count, weights, 0)
     mean = xp.sum(counted * correlations) / xp.sum(counted)
     pull = xp.where(places < count, correlations - mean, 0)
