@@ -1,19 +1,28 @@
 """What a similarity is held against: random re-pairings under a stated scheme, and what may be inferred from them."""
 
+from saejax.nulls.cells import Cell, Subspace, layer_cells
 from saejax.nulls.engine import permutation_test
 from saejax.nulls.exact import ExactResult, exact_test
+from saejax.nulls.grid import grid_test
+from saejax.nulls.grid_folder import GridResults, load_grid
 from saejax.nulls.inference import merge
 from saejax.nulls.results import NullResult, NullResults, load
 from saejax.nulls.schemes import SCHEMES, Scheme
 
 __all__ = [
     "SCHEMES",
+    "Cell",
     "ExactResult",
+    "GridResults",
     "NullResult",
     "NullResults",
     "Scheme",
+    "Subspace",
     "exact_test",
+    "grid_test",
+    "layer_cells",
     "load",
+    "load_grid",
     "merge",
     "permutation_test",
 ]

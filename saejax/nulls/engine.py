@@ -97,9 +97,7 @@ def permutation_test(
     """
     chosen = find_measures(measures, rank_bits)
     pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
-    check_numbers(permutations, first, batch, memory_gib)
-    if impl not in (None, *get_args(Impl)):
-        raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
+    check_numbers(permutations, first, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     if checkpoint is not None:
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
@@ -144,8 +142,8 @@ def judged(
     )  # fmt: skip
 
 
-def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float) -> None:
-    """Refuse numbers that leave no null.
+def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float, impl: str | None) -> None:
+    """Refuse numbers that leave no null, and implementations that do not exist.
 
     Raises:
         InputError: the offender, its value and the remedy.
@@ -158,6 +156,8 @@ def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: 
         raise InputError(f"batch {batch} must be at least 1")
     if not 0 < memory_gib < math.inf:
         raise InputError(f"memory_gib {memory_gib} must be above 0")
+    if impl not in (None, *get_args(Impl)):
+        raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
 
 
 def open_checkpoint(folder: Path, identity: DrawsIdentity, pair: Pair) -> None:

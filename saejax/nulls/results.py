@@ -95,11 +95,7 @@ class NullResults(list[NullResult]):
         Raises:
             InputError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ModuleNotFoundError:
-            raise InputError('pandas is not installed; pip install "saejax[pandas]"') from None
-        return pandas.DataFrame([result.record() for result in self])
+        return to_pandas([result.record() for result in self])
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """Return a figure with one histogram per measure: its null, and the observed score as a line."""
@@ -160,17 +156,36 @@ def load(path: Path | str) -> NullResults:
         return NullResults(NullResult(**record, draws=draws[record["measure"]]) for record in records)
 
 
-def table(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table of results."""
+def to_pandas(records: Sequence[dict[str, Any]]) -> "pandas.DataFrame":
+    """Return one row per record.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ModuleNotFoundError:
+        raise InputError('pandas is not installed; pip install "saejax[pandas]"') from None
+    return pandas.DataFrame(list(records))
+
+
+def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)) -> list[str]:
+    """Return the lines of a table of results.
+
+    Args:
+        records: from `NullResult.record`.
+        names: what tells one from the others, the first columns.
+    """
     cells = [
-        ("measure", "n", "observed", "null mean", "null SD", "z", "p", "95 % interval of p"),
-        *map(_cells, records),
+        (*names, "n", "observed", "null mean", "null SD", "z", "p", "95 % interval of p"),
+        *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
     constant = [record["measure"] for record in records if record["z"] is None and record["permutations"] > 1]
     if constant:
-        lines.append(f"no z for {', '.join(constant)}: constant under this scheme, every re-pairing scores the same")
+        which = ", ".join(dict.fromkeys(constant))
+        lines.append(f"no z for {which}: constant under this scheme, every re-pairing scores the same")
     return lines
 
 
@@ -179,7 +194,7 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
     scores = (f"{record[key]:.5f}" for key in ("observed", "null_mean"))
     z = "" if record["z"] is None else f"{record['z']:.2f}"
-    return (record["measure"], str(record["n"]), *scores, sd, z, f"{record['p_value']:.2g}", interval)
+    return (str(record["n"]), *scores, sd, z, f"{record['p_value']:.2g}", interval)
 
 
 def _z(record: dict[str, Any]) -> str:

@@ -1,0 +1,213 @@
+"""Whole grids of nulls in one call: many cells, every measure, results written as cells finish.
+
+Every cell sees re-pairings of the same seed, so its result is that of `permutation_test` on it alone. Cells of
+up to 1,024 pairs share compiled programs (`saejax.nulls.buckets`), and on an accelerator those of one shape are scored
+together (`saejax.nulls.stacks`). A cell that cannot be scored is reported, and the rest goes on. Where
+`jax.distributed` runs several processes, cells are dealt to them in turn; they need one file system.
+"""
+
+import dataclasses
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt32
+
+from saejax.errors import InputError
+from saejax.nulls import permutations as drawing
+from saejax.nulls.buckets import LADDER, common_lengths
+from saejax.nulls.cells import Cell
+from saejax.nulls.draws import Draws
+from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, judged
+from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, digests, failure_line
+from saejax.nulls.schemes import find_scheme
+from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
+from saejax.nulls.selection import check_pairing, find_measures
+from saejax.nulls.stacks import Stack, fill
+from saejax.progress import progress
+from saejax.similarity import Measure, Pair
+
+LOG = logging.getLogger(__name__)
+STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
+LARGEST_STACK = 16
+
+
+def grid_test(
+    cells: Iterable[Cell],
+    *,
+    measures: Sequence[str],
+    scheme: str,
+    permutations: int,
+    seed: int,
+    out: Path,
+    batch: int | None = None,
+    impl: Impl | None = None,
+    memory_gib: float = MEMORY_GIB,
+    rank_bits: int | None = None,
+) -> GridResults:
+    """Hold every cell of a grid against random re-pairings of its rows.
+
+    Args:
+        cells: what to score, one after another as they are needed; `layer_cells` makes those of layers and subspaces.
+        measures: as in `permutation_test`, for every cell.
+        scheme: name of the set of re-pairings that are equally likely.
+        permutations: number of random re-pairings of each cell.
+        seed: seed of the re-pairings; re-pairing i of n pairs is the same in all cells.
+        out: run directory for results, failures and draws. The same call with the same directory scores the cells
+            that it lacks, and tries those again that failed.
+        batch: re-pairings of a cell that are scored together.
+        impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent.
+        memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
+        rank_bits: bits of the ranks that Spearman measures keep.
+
+    Returns:
+        One record per cell and measure, and what failed; in the order of the cells, before any others that the
+        directory holds.
+
+    Raises:
+        InputError: there are no cells, two of one name, or one whose name stands for other matrices in `out`; a
+            measure or scheme is unknown, a number leaves no null, or `out` holds another run. What is wrong with a
+            single cell is reported instead, as is a measure that its own check of accuracy refuses.
+    """
+    chosen = find_measures(measures, rank_bits)
+    find_scheme(scheme)
+    check_numbers(permutations, 0, batch, memory_gib, impl)
+    key = drawing.key_of(seed)
+    cells, total = _named_apart(cells)
+    folder = GridFolder(out, GridIdentity(tuple(measures), permutations, rank_bits, scheme, seed))
+    with progress("null grid", total=total) as advance:
+        work = _Work(
+            folder, chosen, scheme, permutations, seed, key, batch, impl or default_impl(),
+            int(memory_gib * 2**30), advance,
+        )  # fmt: skip
+        lacking, order = 0, {}
+        for cell in cells:
+            order[cell.name] = len(order)
+            if folder.holds(cell):
+                advance()
+            else:
+                if lacking % jax.process_count() == jax.process_index():
+                    work.take(cell)
+                lacking += 1
+        work.finish()
+    results = folder.finish(order)
+    for failure in results.failures:
+        LOG.warning("%s", failure_line(failure))
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    """A cell that is ready to be scored."""
+
+    cell: Cell
+    digest: dict[str, str]
+    pair: Pair
+    null: Null
+    draws: Draws
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """The cells of one process: scored at once, or kept until enough of one shape are there."""
+
+    folder: GridFolder
+    measures: list[Measure]
+    scheme: str
+    permutations: int
+    seed: int
+    key: UInt32[np.ndarray, "2"]
+    batch: int | None
+    impl: Impl
+    memory: int
+    advance: Callable[..., None]
+    waiting: dict[Any, list[_Item]] = dataclasses.field(default_factory=dict)
+
+    def take(self, cell: Cell) -> None:
+        """Prepare a cell, and score it as soon as that pays; or report what is wrong with it."""
+        try:
+            item = self._prepare(cell)
+        except (InputError, ArithmeticError) as error:
+            self.folder.fail(cell, error)
+            self.advance()
+            return
+        if self.impl == "host" or item.null.n > LADDER[-1]:
+            self._score([item], batch_size(item.null, self.permutations, self.batch))
+            return
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(item.null.fast))
+        alike = self.waiting.setdefault((shapes, tuple(item.draws.missing())), [])
+        alike.append(item)
+        if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
+            self._score_waiting()
+
+    def finish(self) -> None:
+        """Score what is left."""
+        while self.waiting:
+            self._score_waiting()
+
+    def _prepare(self, cell: Cell) -> _Item:
+        pair = check_pairing(cell.x, cell.y, self.measures, self.scheme, cell.x_ids, cell.y_ids)
+        null = Null.prepare(pair, self.measures, self.key, self.impl, self.memory, common_lengths)
+        digest = digests(pair)
+        names = tuple(measure.name for measure in self.measures)
+        return _Item(cell, digest, pair, null, Draws(names, 0, self.permutations, self.folder.partial(cell, digest)))
+
+    def _score_waiting(self) -> None:
+        """Score the largest group of cells of one shape."""
+        alike = max(self.waiting, key=lambda shapes: len(self.waiting[shapes]))
+        items = self.waiting.pop(alike)
+        self._score(items, self._stack_batch(items[0].null))
+
+    def _score(self, items: list[_Item], batch: int) -> None:
+        stack = Stack.of([item.null for item in items])
+        fill(stack, [item.draws for item in items], batch, lambda count: None)
+        for item in items:
+            drawn = item.draws
+            results = judged(item.null, item.pair, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)
+            self.folder.write(item.cell, item.digest, results)
+            self.advance()
+
+    def _stack_batch(self, null: Null) -> int:
+        """Return how many re-pairings of each cell in a stack are scored together."""
+        if self.batch is not None:
+            return batch_size(null, self.permutations, self.batch)
+        most = min(STACK_BATCH, null.largest_batch())
+        return batch_size(null, self.permutations, math.ceil(self.permutations / math.ceil(self.permutations / most)))
+
+    def _stack_size(self, null: Null) -> int:
+        """Return how many cells are scored together, a power of two."""
+        room = min(BATCH_BYTES, self.memory // 2) // (null.bytes_each() * self._stack_batch(null))
+        return 1 << (min(max(room, 1), LARGEST_STACK).bit_length() - 1)
+
+    def _waiting_bytes(self) -> int:
+        return sum(item.null.state_bytes() for items in self.waiting.values() for item in items)
+
+
+def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:
+    """Return the cells and their number, where that is known; two of one name are refused, at once or on the way.
+
+    Raises:
+        InputError: there are none, or two of one name in a sequence.
+    """
+    if isinstance(cells, Sequence):
+        for _ in _without_repeats(cells):
+            pass
+    iterator = _without_repeats(cells)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError("cells are none; give at least one")
+    return itertools.chain([first], iterator), len(cells) if isinstance(cells, Sized) else None
+
+
+def _without_repeats(cells: Iterable[Cell]) -> Iterator[Cell]:
+    names: set[str] = set()
+    for cell in cells:
+        if cell.name in names:
+            raise InputError(f"cell {cell.name!r} is there twice; give each cell its own name")
+        names.add(cell.name)
+        yield cell

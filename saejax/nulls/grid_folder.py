@@ -1,0 +1,224 @@
+"""The run directory of a grid of nulls: results as cells finish, and what has failed.
+
+    results.jsonl    one line per cell and measure
+    failures.jsonl   one line per cell that could not be scored
+    draws/CELL.npz   null draws of a cell, one array per measure
+    partial/         draws of the cells that are being scored
+
+Lines are appended, all of a cell at once, when its draws lie on disk. So an interruption cuts at most the last of them
+short, and a cell is done where it has a line of every measure. Several processes of one job append to files of their
+own, `results-1.jsonl` and so on; reading joins them.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from saejax import artifacts, mesh
+from saejax.errors import InputError
+from saejax.nulls.cells import Cell
+from saejax.nulls.results import NullResults, table, to_pandas
+from saejax.similarity import Pair
+
+if TYPE_CHECKING:
+    import pandas
+
+KIND = "null grid"
+RESULTS, FAILURES, DRAWS, PARTIAL = "results", "failures", "draws", "partial"
+
+
+@dataclasses.dataclass(frozen=True)
+class GridIdentity:
+    """What all cells of a grid have in common."""
+
+    measures: tuple[str, ...]
+    """Measures, in order."""
+    permutations: int
+    """Random re-pairings of each cell."""
+    rank_bits: int | None
+    """Bits of ranks, where given."""
+    scheme: str
+    """Which re-pairings are equally likely."""
+    seed: int
+    """Seed of the re-pairings."""
+
+
+class GridResults(list[dict[str, Any]]):
+    """One record per cell and measure: the cell's name and labels, and the fields of `NullResult`; prints as a table.
+
+    Attributes:
+        failures: cell, labels and error of the cells that could not be scored.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], failures: Sequence[dict[str, Any]]) -> None:
+        """Keep records in their order."""
+        super().__init__(records)
+        self.failures = list(failures)
+
+    def __repr__(self) -> str:
+        """Return the table, and a line for each failure."""
+        return "\n".join([*table(self, ("cell", "measure")), *map(failure_line, self.failures)])
+
+    def __str__(self) -> str:
+        """Return the table."""
+        return repr(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return one row per cell and measure.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return to_pandas(self)
+
+
+def failure_line(failure: dict[str, Any]) -> str:
+    """Say in one line which cell failed and why."""
+    return f"cell {failure['cell']} failed: {failure['error']}"
+
+
+class GridFolder:
+    """An open run directory of a grid.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path, identity: GridIdentity) -> None:
+        """Open a directory; new, interrupted or complete.
+
+        Args:
+            path: the directory.
+            identity: what all cells have in common.
+
+        Raises:
+            InputError: it holds something else.
+        """
+        self.path = path
+        self._process = jax.process_index()
+        if self._process == 0:
+            self._run = artifacts.begin(path, KIND, identity)
+            (path / DRAWS).mkdir(exist_ok=True)
+            self._tidy(identity.measures)
+        mesh.barrier("grid opened")
+        self._done = {record["cell"]: record for record in _read(path, RESULTS)}
+        mesh.barrier("grid read")
+
+    def holds(self, cell: Cell) -> bool:
+        """Say whether a cell is done.
+
+        Raises:
+            InputError: results of a cell of that name and other matrices are there.
+        """
+        if cell.name not in self._done:
+            return False
+        for name, digest in digests(Pair.of(cell.x, cell.y)).items():
+            if self._done[cell.name][name] != digest:
+                raise InputError(
+                    f"--out {self.path} holds results of cell {cell.name!r} with other matrices ({name} "
+                    f"{self._done[cell.name][name]} there, {digest} now); name a new directory"
+                )
+        return True
+
+    def partial(self, cell: Cell, digest: dict[str, str]) -> Path:
+        """Return a folder for the draws of one cell while it is scored."""
+        folder = self.path / PARTIAL / f"{cell.file_name}-{artifacts.fingerprint(digest)[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def write(self, cell: Cell, digest: dict[str, str], results: NullResults) -> None:
+        """Keep the results of a cell."""
+        draws = Path(DRAWS) / f"{cell.file_name}.npz"
+        artifacts.write_npz(self.path / draws, {result.measure: result.draws for result in results})
+        self._append(
+            RESULTS,
+            [{**cell.described(), **result.record(), "draws": draws.as_posix(), **digest} for result in results],
+        )
+        shutil.rmtree(self.partial(cell, digest))
+
+    def fail(self, cell: Cell, error: Exception) -> None:
+        """Keep the reason why a cell could not be scored."""
+        self._append(FAILURES, [{**cell.described(), "error": " ".join(str(error).split())}])
+
+    def finish(self, order: Mapping[str, int]) -> GridResults:
+        """Mark the grid complete and return all that it holds, once every process is here.
+
+        Args:
+            order: place of each cell, by name; others come last.
+        """
+        mesh.barrier("grid scored")
+        results = load_grid(self.path)
+        for records in (results, results.failures):
+            records.sort(key=lambda record: order.get(record["cell"], len(order)))
+        if self._process == 0:
+            cells = {record["cell"] for record in results}
+            shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
+            self._run.finish(cells=len(cells), failed=len(results.failures))
+        mesh.barrier("grid complete")
+        return results
+
+    def _append(self, kind: str, records: list[dict[str, Any]]) -> None:
+        name = f"{kind}.jsonl" if self._process == 0 else f"{kind}-{self._process}.jsonl"
+        with (self.path / name).open("a") as file:
+            file.write("".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _tidy(self, measures: tuple[str, ...]) -> None:
+        """Drop the lines of cells that were cut short, and failures, which are tried again."""
+        for file in _files(self.path, FAILURES):
+            file.unlink()
+        for file in _files(self.path, RESULTS):
+            records, found = _lines(file), {}
+            for record in records:
+                found.setdefault(record["cell"], []).append(record["measure"])
+            whole = [record for record in records if len(found[record["cell"]]) == len(measures)]
+            artifacts.write_bytes(file, "".join(json.dumps(record) + "\n" for record in whole).encode())
+
+
+def digests(pair: Pair) -> dict[str, str]:
+    """Return what identifies the matrices of a cell."""
+    return {f"{name}_sha256": artifacts.array_sha256(side.values) for name, side in pair.sides}
+
+
+def load_grid(path: Path | str) -> GridResults:
+    """Read what the run directory of a grid holds, finished or not.
+
+    Args:
+        path: the directory.
+
+    Raises:
+        InputError: it holds no grid.
+    """
+    path = Path(path)
+    kind = artifacts.read_manifest(path)["kind"]
+    if kind != KIND:
+        raise InputError(f"{path} holds a run of kind {kind!r} where {KIND!r} is needed")
+    return GridResults(list(_read(path, RESULTS)), list(_read(path, FAILURES)))
+
+
+def _read(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    for file in _files(path, kind):
+        yield from _lines(file)
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    return sorted([*path.glob(f"{kind}.jsonl"), *path.glob(f"{kind}-*.jsonl")])
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Return what a file of lines holds; a last line that was cut short is left out.
+
+    Raises:
+        InputError: another line is damaged.
+    """
+    try:
+        return [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file} has a line that is not JSON ({error}); remove that line and run again") from None
