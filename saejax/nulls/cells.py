@@ -17,7 +17,7 @@ from saejax.errors import InputError
 from saejax.nulls.results import NullResult
 from saejax.nulls.schemes import Ids
 
-Label: TypeAlias = str | int | np.integer
+Label: TypeAlias = Any  # a word or a whole number; keys of a Mapping are invariant, so neither type would do
 ALL = "all"
 COLUMNS = {"cell", "error", "draws", "x_sha256", "y_sha256", *(field.name for field in dataclasses.fields(NullResult))}
 LONGEST_FILE_NAME = 100
