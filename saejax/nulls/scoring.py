@@ -88,6 +88,7 @@ class Null:
         own: float64 states of the measures, in numpy.
         fast: both in float32, where batches are scored.
         observed: float64 core of the pairing as it stands, by measure.
+        constant: whether every re-pairing has the observed core, by measure.
         memory: bytes that states and a batch may take.
     """
 
@@ -100,6 +101,7 @@ class Null:
     own: tuple[Any, ...]
     fast: tuple[tuple[Any, ...], tuple[Any, ...]]
     observed: tuple[float, ...]
+    constant: tuple[bool, ...]
     memory: int
 
     @classmethod
@@ -130,22 +132,17 @@ class Null:
         """
         plan = Plan.of(measures)
         for statistic in plan.statistics:
-            needed = statistic.size(pair, plan.extent(statistic, pair))
-            if needed > memory:
-                raise InputError(
-                    f"memory {memory / 2**30:.3g} GiB is below the {needed / 2**30:.3g} GiB that the {statistic.name} "
-                    f"of {pair.n} pairs need; raise memory_gib or leave out the measures that read them"
-                )
+            _require(statistic.size(pair, plan.extent(statistic, pair)), memory, f"the {statistic.name}", pair.n)
         crossed = tuple(each.prepare(pair, plan.extent(each, pair)) for each in plan.statistics)
         own = tuple(measure.own(pair) for measure in measures)
         wanted = {} if lengths is None else lengths(padding.lengths([*crossed, *own]), pair.n)
         if wanted:
             crossed, own = (tuple(padding.padded(state, wanted) for state in states) for states in (crossed, own))
         rows = wanted.get("n", pair.n)
-        cpu = jax.local_devices(backend="cpu")[0]
-        place = cpu if impl == "host" else replicated(device_mesh("perm"))
-        fast = jax.device_put(jax.tree.map(_single, (crossed, own)), place)
-        null = cls(pair.n, rows, key, impl, plan, crossed, own, fast, (), memory)
+        fast = jax.tree.map(functools.partial(_single, impl), (crossed, own))
+        constant = tuple(measure.constant(pair) for measure in measures)
+        null = cls(pair.n, rows, key, impl, plan, crossed, own, fast, (), constant, memory)
+        _require(null.state_bytes() + null.bytes_each() * null.parallel(), memory, "all that is kept", pair.n)
         identity = np.arange(rows, dtype=np.uint32)
         observed = tuple(null.rescore(index, identity) for index in range(len(measures)))
         bounds = null.score(np.repeat(identity[None], null.parallel(), axis=0))
@@ -163,7 +160,8 @@ class Null:
 
     def state_bytes(self) -> int:
         """Return the bytes of all states."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.crossed, self.own, self.fast)))
+        leaves = {id(leaf): leaf.nbytes for leaf in jax.tree.leaves((self.crossed, self.own, self.fast))}
+        return sum(leaves.values())
 
     def bytes_each(self) -> int:
         """Return the bytes that each re-pairing of a batch takes."""
@@ -208,10 +206,11 @@ class Null:
         Returns:
             Cores `[measures, perm]`, and which of them were scored again.
         """
-        cores, highs = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
+        lows, highs = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
         tolerance = np.array([measure.tolerance for measure in self.plan.measures])[:, None]
-        observed = np.array(self.observed)[:, None]
-        touching = (cores - tolerance <= observed) & (observed <= highs + tolerance)
+        observed, constant = np.array(self.observed)[:, None], np.array(self.constant)[:, None]
+        cores = np.where(constant, observed, (lows + highs) / 2)
+        touching = (lows - tolerance <= observed) & (observed <= highs + tolerance) & ~constant
         places = np.flatnonzero(touching.any(axis=0))
         indices = drawing.as_indices(start, start + cores.shape[1])[places]
         for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
@@ -226,8 +225,23 @@ class Null:
         return exact_core(self.plan.measures[index], self.own[index], values, perm)
 
 
-def _single(leaf: np.ndarray) -> np.ndarray:
-    return leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
+def _single(impl: Impl, leaf: np.ndarray) -> AnyArray:
+    """Return an array in float32 if it is float64, where it is scored; on the host others need no copy."""
+    if leaf.dtype == np.float64:
+        leaf = leaf.astype(np.float32)
+    elif impl == "host":
+        return leaf
+    return jax.device_put(
+        leaf, jax.local_devices(backend="cpu")[0] if impl == "host" else replicated(device_mesh("perm"))
+    )
+
+
+def _require(needed: int, memory: int, what: str, n: int) -> None:
+    if needed > memory:
+        raise InputError(
+            f"memory {memory / 2**30:.3g} GiB is below the {needed / 2**30:.3g} GiB that {what} of {n} pairs needs; "
+            "raise memory_gib or ask for fewer measures"
+        )
 
 
 def score_mapped(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: Permutations) -> list[Bounds]:

@@ -53,5 +53,6 @@ CCA_MEAN_SQUARED = Measure(
     own=own,
     core=squares_core,
     reference=reference,
+    constant=lambda pair: pair.saturated,
     exact_moments=functools.partial(squares_moments, own),
 )

@@ -120,5 +120,6 @@ EIGENSPACE_OVERLAP = Measure(
     own=own,
     core=core,
     reference=reference,
+    constant=lambda pair: any(np.linalg.matrix_rank(side.values) == pair.n for _, side in pair.sides),
     exact_moments=exact_moments,
 )

@@ -94,6 +94,7 @@ GULP = Measure(
     own=own,
     core=core,
     reference=reference,
+    constant=lambda pair: pair.saturated,
     score_of=score_of,
     exact_moments=exact_moments,
 )

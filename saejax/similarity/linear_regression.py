@@ -52,5 +52,6 @@ LINEAR_REGRESSION = Measure(
     own=own,
     core=squares_core,
     reference=reference,
+    constant=lambda pair: pair.y.rank >= pair.n - 1,
     exact_moments=functools.partial(squares_moments, own),
 )

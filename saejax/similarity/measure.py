@@ -101,6 +101,11 @@ def _core_itself(own: Any, core: AnyArray) -> AnyArray:
     return core
 
 
+def _never(pair: Pair) -> bool:
+    """Vary with the re-pairing."""
+    return False
+
+
 def _no_error(own: Any) -> float:
     return 0.0
 
@@ -126,6 +131,7 @@ class Measure:
             faster.
         core_exact: `(own, values, perm[n]) -> float`, the float64 core from numpy values, where faster than `core`.
         score_of: `(own, core) -> score`, monotone; the core itself unless given.
+        constant: `(pair) -> bool`, whether the shapes alone make every re-pairing score the same.
         exact_moments: `(pair, skewness) -> Moments`, mean and SD of the score over all re-pairings in closed form, and
             its skewness where that is asked for and known; uniform scheme.
         predicted_mean: `(pair) -> float`, the mean score that an asymptotic law predicts, where there is one; uniform
@@ -147,6 +153,7 @@ class Measure:
     core_batch: Callable[[Any, tuple[Any, ...], AnyArray], AnyArray | Bounds] | None = None
     core_exact: Callable[[Any, tuple[Any, ...], AnyArray], float] | None = None
     score_of: Callable[[Any, AnyArray], AnyArray] = _core_itself
+    constant: Callable[[Pair], bool] = _never
     exact_moments: Callable[[Pair, bool], Moments] | None = None
     predicted_mean: Callable[[Pair], float] | None = None
     invariances_of_y: tuple[str, ...] | None = None

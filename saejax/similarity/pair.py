@@ -118,6 +118,11 @@ class Pair:
         return len(self.x.values)
 
     @property
+    def saturated(self) -> bool:
+        """Whether the columns of one side span all that n centred rows can: every direction of the other lies in it."""
+        return max(self.x.rank, self.y.rank) >= self.n - 1
+
+    @property
     def sides(self) -> tuple[tuple[str, Side], tuple[str, Side]]:
         """Both sides with the names that errors call them."""
         return ("x", self.x), ("y", self.y)

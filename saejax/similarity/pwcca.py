@@ -178,5 +178,6 @@ PWCCA = Measure(
     core_batch=core_batch,
     core_exact=core_exact,
     reference=reference,
+    constant=lambda pair: pair.saturated,
     check=check,
 )

@@ -125,8 +125,23 @@ def test_a_planted_pairing_is_found() -> None:
 def test_a_saturated_measure_says_nothing() -> None:
     """Where kx is n - 1, every pairing has SVCCA 1: p is 1 and there is no z."""
     x, y = matrices(5, 6, 20, 2, 0.0)
-    result = run(x, y, 50, measures=["svcca"])[0]
-    assert (result.p_value, result.exceedances, result.z) == (1, 50, None)
+    for result in run(x, y, 50, measures=["svcca", "cca_mean_squared", "pwcca", "gulp"]):
+        assert (result.p_value, result.exceedances, result.z) == (1, 50, None)
+        assert result.rescored == 0  # known from the shapes, so that no draw needs a second look
+        assert (result.draws == result.observed).all()
+
+
+def test_measures_know_when_they_are_constant() -> None:
+    x, y = matrices(5, 8, 20, 2, 0.0)
+    for name, measure in MEASURES.items():
+        if name in ("knn_jaccard", "rank_similarity", "second_order_cosine"):
+            continue
+        for pair in (Pair.of(x, y), Pair.of(y, x), Pair.of(y, y)):
+            state = measure.prepare_pair(pair)
+            cores = [
+                measure.core_of(state, perm) for perm in (np.arange(8), np.arange(8)[::-1], np.roll(np.arange(8), 3))
+            ]
+            assert measure.constant(pair) == (np.ptp(cores) < 1e-9), name
 
 
 def shifted(by: float) -> Measure:
@@ -170,7 +185,7 @@ def test_states_that_need_more_than_the_memory_are_refused() -> None:
     with pytest.raises(InputError) as error:
         run(x, y, measures=["rsa"], memory_gib=1e-4)
     assert str(error.value).startswith("memory 0.0001 GiB is below the 0.")
-    assert str(error.value).endswith("of 300 pairs need; raise memory_gib or leave out the measures that read them")
+    assert str(error.value).endswith("of 300 pairs needs; raise memory_gib or ask for fewer measures")
 
 
 EIGHT_DEVICES = """
