@@ -144,7 +144,7 @@ class Null:
         null = cls(pair.n, rows, key, impl, plan, crossed, own, fast, (), constant, memory)
         _require(null.state_bytes() + null.bytes_each() * null.parallel(), memory, "all that is kept", pair.n)
         identity = np.arange(rows, dtype=np.uint32)
-        observed = tuple(null.rescore(index, identity) for index in range(len(measures)))
+        observed = tuple(null.rescore(range(len(measures)), identity))
         bounds = null.score(np.repeat(identity[None], null.parallel(), axis=0))
         for measure, core, (low, high) in zip(measures, observed, bounds, strict=True):
             if not (np.all(low - measure.tolerance <= core) and np.all(core <= high + measure.tolerance)):
@@ -214,15 +214,20 @@ class Null:
         places = np.flatnonzero(touching.any(axis=0))
         indices = drawing.as_indices(start, start + cores.shape[1])[places]
         for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
-            for index in np.flatnonzero(touching[:, place]):
-                cores[index, place] = self.rescore(int(index), perm)
+            again = np.flatnonzero(touching[:, place])
+            cores[again, place] = self.rescore(again.tolist(), perm)
         return cores, touching
 
-    def rescore(self, index: int, perm: Permutation) -> float:
-        """Return the float64 core of one re-pairing by one measure, always on the CPU."""
-        reads = self.plan.reads[index]
-        values = tuple(exact_statistic(self.plan.statistics[read], self.crossed[read], perm) for read in reads)
-        return exact_core(self.plan.measures[index], self.own[index], values, perm)
+    def rescore(self, chosen: Sequence[int], perm: Permutation) -> list[float]:
+        """Return the float64 core of one re-pairing by each of some measures, always on the CPU."""
+        needed = dict.fromkeys(read for index in chosen for read in self.plan.reads[index])
+        values = {read: exact_statistic(self.plan.statistics[read], self.crossed[read], perm) for read in needed}
+        return [
+            exact_core(
+                self.plan.measures[index], self.own[index], tuple(values[read] for read in self.plan.reads[index]), perm
+            )
+            for index in chosen
+        ]
 
 
 def _single(impl: Impl, leaf: np.ndarray) -> AnyArray:
