@@ -1,6 +1,6 @@
 """Kernels for the costly inner sums, each behind a pure-JAX reference with the same signature.
 
-Which one runs is an argument of every call (`impl="jax"` or `impl="numba"`), never a guess at import.
+Which one runs is an argument of every call (`impl="jax"`, `"numba"` or `"pallas"`), never a guess at import.
 """
 
 from saejax_kernels.draw_permutations import draw_permutations

@@ -6,7 +6,7 @@ The work is a gather of n^2 / 2 numbers per permutation. In numba every core tak
 the rows of `a` once per block, so that a row of `a` is read from memory once for the whole block. The row of `b` that
 belongs to it is copied first: the copy runs through memory in order, which the processor foresees, and leaves the
 row in the cache nearest to it for the gather. At n = 300 and 4,000 on two cores that took 0.009 and 2.8 ms per
-permutation in float32 (4.3 at 4,000 without the copy), 0.008 and 1.8 in int16.
+permutation in float32 (0.007 and 4.4 without the copy), 0.008 and 1.8 in int16.
 
 On accelerators `pair_sums_gpu` and `pair_sums_tpu` hold that row in on-chip memory, where XLA's gather would go to
 main memory for every number.
