@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Float, Integer, UInt32
+from jaxtyping import Float, Integer
 
 Array: TypeAlias = jax.Array
 AnyArray: TypeAlias = jax.Array | np.ndarray
@@ -29,4 +29,3 @@ Permutation: TypeAlias = Integer[AnyArray, "n"]
 Permutations: TypeAlias = Integer[AnyArray, "perm n"]
 Scalar: TypeAlias = Float[AnyArray, ""]
 Scores: TypeAlias = Float[AnyArray, "perm"]
-Words: TypeAlias = UInt32[AnyArray, "..."]
