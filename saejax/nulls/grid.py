@@ -2,8 +2,8 @@
 
 Every cell sees re-pairings of the same seed, so its result is that of `permutation_test` on it alone. Cells of
 up to 1,024 pairs share compiled programs (`saejax.nulls.buckets`), and on an accelerator those of one shape are scored
-together (`saejax.nulls.stacks`). A cell that cannot be scored is reported, and the rest goes on. Where
-`jax.distributed` runs several processes, cells are dealt to them in turn; they need one file system.
+together (`saejax.nulls.stacks`). A cell, or a measure of it, that cannot be scored is reported, and the rest goes on.
+Where `jax.distributed` runs several processes, cells are dealt to them in turn; they need one file system.
 """
 
 import dataclasses
@@ -58,8 +58,8 @@ def grid_test(
         scheme: name of the set of re-pairings that are equally likely.
         permutations: number of random re-pairings of each cell.
         seed: seed of the re-pairings; re-pairing i of n pairs is the same in all cells.
-        out: run directory for results, failures and draws. The same call with the same directory scores the cells
-            that it lacks, and tries those again that failed.
+        out: run directory for results, failures and draws. The same call with the same directory scores what it
+            lacks, and tries again what failed.
         batch: re-pairings of a cell that are scored together.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent.
         memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
@@ -72,28 +72,29 @@ def grid_test(
     Raises:
         InputError: there are no cells, two of one name, or one whose name stands for other matrices in `out`; a
             measure or scheme is unknown, a number leaves no null, or `out` holds another run. What is wrong with a
-            single cell is reported instead, as is a measure that its own check of accuracy refuses.
+            single cell is reported instead.
     """
     chosen = find_measures(measures, rank_bits)
     find_scheme(scheme)
     check_numbers(permutations, 0, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)
-    folder = GridFolder(out, GridIdentity(tuple(measures), permutations, rank_bits, scheme, seed))
+    names = tuple(measure.name for measure in chosen)
+    folder = GridFolder(out, GridIdentity(names, permutations, rank_bits, scheme, seed))
     with progress("null grid", total=total) as advance:
         work = _Work(
             folder, chosen, scheme, permutations, seed, key, batch, impl or default_impl(),
             int(memory_gib * 2**30), advance,
         )  # fmt: skip
-        lacking, order = 0, {}
+        turn, order = 0, {}
         for cell in cells:
             order[cell.name] = len(order)
-            if folder.holds(cell):
+            lacking = folder.lacking(cell)
+            if lacking and turn % jax.process_count() == jax.process_index():
+                work.take(cell, lacking)
+            elif not lacking:
                 advance()
-            else:
-                if lacking % jax.process_count() == jax.process_index():
-                    work.take(cell)
-                lacking += 1
+            turn += bool(lacking)
         work.finish()
     results = folder.finish(order)
     for failure in results.failures:
@@ -128,19 +129,21 @@ class _Work:
     advance: Callable[..., None]
     waiting: dict[Any, list[_Item]] = dataclasses.field(default_factory=dict)
 
-    def take(self, cell: Cell) -> None:
-        """Prepare a cell, and score it as soon as that pays; or report what is wrong with it."""
+    def take(self, cell: Cell, names: Sequence[str]) -> None:
+        """Prepare a cell, and score it by some measures as soon as that pays; or report what is wrong with it."""
         try:
-            item = self._prepare(cell)
+            item = self._prepare(cell, names)
         except (InputError, ArithmeticError) as error:
-            self.folder.fail(cell, error)
+            self.folder.fail(cell, None, error)
+            item = None
+        if item is None:
             self.advance()
             return
         if self.impl == "host" or item.null.n > LADDER[-1]:
             self._score([item], batch_size(item.null, self.permutations, self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(item.null.fast))
-        alike = self.waiting.setdefault((shapes, tuple(item.draws.missing())), [])
+        alike = self.waiting.setdefault((item.null.plan, shapes, tuple(item.draws.missing())), [])
         alike.append(item)
         if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
             self._score_waiting()
@@ -150,12 +153,27 @@ class _Work:
         while self.waiting:
             self._score_waiting()
 
-    def _prepare(self, cell: Cell) -> _Item:
-        pair = check_pairing(cell.x, cell.y, self.measures, self.scheme, cell.x_ids, cell.y_ids)
-        null = Null.prepare(pair, self.measures, self.key, self.impl, self.memory, common_lengths)
-        digest = digests(pair)
-        names = tuple(measure.name for measure in self.measures)
-        return _Item(cell, digest, pair, null, Draws(names, 0, self.permutations, self.folder.partial(cell, digest)))
+    def _prepare(self, cell: Cell, names: Sequence[str]) -> _Item | None:
+        """Do what no re-pairing changes, for the measures that can score a cell; None where there are none.
+
+        Raises:
+            InputError: something is wrong with the cell.
+            ArithmeticError: the fast way of scoring it is off.
+        """
+        pair, fitting = check_pairing(cell.x, cell.y, (), self.scheme, cell.x_ids, cell.y_ids), []
+        for measure in self.measures:
+            try:
+                if measure.name in names:
+                    measure.check(pair)
+                    fitting.append(measure)
+            except InputError as error:
+                self.folder.fail(cell, measure.name, error)
+        if not fitting:
+            return None
+        null, digest = Null.prepare(pair, fitting, self.key, self.impl, self.memory, common_lengths), digests(pair)
+        fitting_names = tuple(measure.name for measure in fitting)
+        folder = self.folder.partial(cell, digest, fitting_names)
+        return _Item(cell, digest, pair, null, Draws(fitting_names, 0, self.permutations, folder))
 
     def _score_waiting(self) -> None:
         """Score the largest group of cells of one shape."""

@@ -1,13 +1,13 @@
 """The run directory of a grid of nulls: results as cells finish, and what has failed.
 
     results.jsonl    one line per cell and measure
-    failures.jsonl   one line per cell that could not be scored
+    failures.jsonl   one line per cell, or measure of a cell, that could not be scored
     draws/CELL.npz   null draws of a cell, one array per measure
     partial/         draws of the cells that are being scored
 
-Lines are appended, all of a cell at once, when its draws lie on disk. So an interruption cuts at most the last of them
-short, and a cell is done where it has a line of every measure. Several processes of one job append to files of their
-own, `results-1.jsonl` and so on; reading joins them.
+Lines are appended when the draws that they are about lie on disk. So an interruption cuts at most the last line short,
+and what has a whole line is done. Several processes of one job append to files of their own, `results-1.jsonl` and so
+on; reading joins them.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from saejax import artifacts, mesh
 from saejax.errors import InputError
@@ -53,7 +54,8 @@ class GridResults(list[dict[str, Any]]):
     """One record per cell and measure: the cell's name and labels, and the fields of `NullResult`; prints as a table.
 
     Attributes:
-        failures: cell, labels and error of the cells that could not be scored.
+        failures: cell, labels, measure and error of what could not be scored; the measure is None where it is the
+            whole cell.
     """
 
     def __init__(self, records: Sequence[dict[str, Any]], failures: Sequence[dict[str, Any]]) -> None:
@@ -101,50 +103,55 @@ class GridFolder:
             InputError: it holds something else.
         """
         self.path = path
-        self._process = jax.process_index()
+        self._process, self._measures = jax.process_index(), identity.measures
         if self._process == 0:
             self._run = artifacts.begin(path, KIND, identity)
             (path / DRAWS).mkdir(exist_ok=True)
-            self._tidy(identity.measures)
+            self._tidy()
         mesh.barrier("grid opened")
-        self._done = {record["cell"]: record for record in _read(path, RESULTS)}
+        self._done: dict[str, list[dict[str, Any]]] = {}
+        for record in _read(path, RESULTS):
+            self._done.setdefault(record["cell"], []).append(record)
         mesh.barrier("grid read")
 
-    def holds(self, cell: Cell) -> bool:
-        """Say whether a cell is done.
+    def lacking(self, cell: Cell) -> list[str]:
+        """Return the measures that a cell has no result of.
 
         Raises:
             InputError: results of a cell of that name and other matrices are there.
         """
-        if cell.name not in self._done:
-            return False
-        for name, digest in digests(Pair.of(cell.x, cell.y)).items():
-            if self._done[cell.name][name] != digest:
+        done = self._done.get(cell.name, [])
+        for name, digest in digests(Pair.of(cell.x, cell.y)).items() if done else ():
+            if done[0][name] != digest:
                 raise InputError(
                     f"--out {self.path} holds results of cell {cell.name!r} with other matrices ({name} "
-                    f"{self._done[cell.name][name]} there, {digest} now); name a new directory"
+                    f"{done[0][name]} there, {digest} now); name a new directory"
                 )
-        return True
+        return [name for name in self._measures if name not in {record["measure"] for record in done}]
 
-    def partial(self, cell: Cell, digest: dict[str, str]) -> Path:
+    def partial(self, cell: Cell, digest: dict[str, str], measures: Sequence[str]) -> Path:
         """Return a folder for the draws of one cell while it is scored."""
-        folder = self.path / PARTIAL / f"{cell.file_name}-{artifacts.fingerprint(digest)[:16]}"
+        what = artifacts.fingerprint([digest, list(measures)])[:16]
+        folder = self.path / PARTIAL / f"{cell.file_name}-{what}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write(self, cell: Cell, digest: dict[str, str], results: NullResults) -> None:
-        """Keep the results of a cell."""
-        draws = Path(DRAWS) / f"{cell.file_name}.npz"
-        artifacts.write_npz(self.path / draws, {result.measure: result.draws for result in results})
-        self._append(
-            RESULTS,
-            [{**cell.described(), **result.record(), "draws": draws.as_posix(), **digest} for result in results],
-        )
-        shutil.rmtree(self.partial(cell, digest))
+        """Keep results of a cell, beside those of other measures that are there."""
+        file = self.path / DRAWS / f"{cell.file_name}.npz"
+        draws = {result.measure: result.draws for result in results}
+        if cell.name in self._done:
+            with np.load(file) as kept:
+                draws = {**kept, **draws}
+        artifacts.write_npz(file, draws)
+        where = file.relative_to(self.path).as_posix()
+        self._append(RESULTS, [{**cell.described(), **result.record(), "draws": where, **digest} for result in results])
+        shutil.rmtree(self.partial(cell, digest, [result.measure for result in results]))
 
-    def fail(self, cell: Cell, error: Exception) -> None:
-        """Keep the reason why a cell could not be scored."""
-        self._append(FAILURES, [{**cell.described(), "error": " ".join(str(error).split())}])
+    def fail(self, cell: Cell, measure: str | None, error: Exception) -> None:
+        """Keep the reason why a cell, or a measure of it, could not be scored."""
+        reason = " ".join(str(error).split())
+        self._append(FAILURES, [{**cell.described(), "measure": measure, "error": reason}])
 
     def finish(self, order: Mapping[str, int]) -> GridResults:
         """Mark the grid complete and return all that it holds, once every process is here.
@@ -170,16 +177,14 @@ class GridFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def _tidy(self, measures: tuple[str, ...]) -> None:
-        """Drop the lines of cells that were cut short, and failures, which are tried again."""
+    def _tidy(self) -> None:
+        """Drop lines that were cut short, and failures, which are tried again."""
         for file in _files(self.path, FAILURES):
             file.unlink()
         for file in _files(self.path, RESULTS):
-            records, found = _lines(file), {}
-            for record in records:
-                found.setdefault(record["cell"], []).append(record["measure"])
-            whole = [record for record in records if len(found[record["cell"]]) == len(measures)]
-            artifacts.write_bytes(file, "".join(json.dumps(record) + "\n" for record in whole).encode())
+            text = file.read_text()
+            if not text.endswith("\n"):
+                artifacts.write_bytes(file, text[: text.rfind("\n") + 1].encode())
 
 
 def digests(pair: Pair) -> dict[str, str]:

@@ -18,9 +18,10 @@ def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Me
     Raises:
         InputError: a name is unknown or repeated, or there is none.
     """
-    if not names or len(set(names)) < len(names):
+    found = [find_measure(name, rank_bits=rank_bits) for name in names]
+    if not found or len({measure.name for measure in found}) < len(found):
         raise InputError(f"measures {list(names)} must be distinct, and at least one of {', '.join(MEASURES)}")
-    return [find_measure(name, rank_bits=rank_bits) for name in names]
+    return found
 
 
 def check_pairing(

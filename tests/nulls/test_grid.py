@@ -161,6 +161,7 @@ def test_a_failed_cell_is_reported_and_tried_again(
     results = run([cell(30), bad, repeated, cell(8)], tmp_path)
     assert {record["cell"] for record in results} == {"n30", "n8"}
     assert [(failure["cell"], failure["x_layer"]) for failure in results.failures] == [("bad", 20), ("repeated", 12)]
+    assert [failure["measure"] for failure in results.failures] == [None, None]
     assert "120 value(s) that are not finite" in results.failures[0]["error"]
     assert "x_ids names feature 0 for rows 0 and 1" in results.failures[1]["error"]
     assert [line.partition(":")[0] for line in caplog.messages] == ["cell bad failed", "cell repeated failed"]
@@ -168,6 +169,31 @@ def test_a_failed_cell_is_reported_and_tried_again(
     mended = run([cell(30), dataclasses.replace(cell(20), name="bad"), cell(8)], tmp_path)
     assert mended.failures == []
     assert {record["cell"] for record in mended} == {"n30", "n8", "bad"}
+
+
+def test_a_measure_that_refuses_a_cell_leaves_it_to_the_others(tmp_path: Path) -> None:
+    cells = [cell(9), cell(20), cell(8)]
+    few = run(cells, tmp_path, measures=["rsa", "knn_jaccard", "cka"], impl="jax")
+    assert [(failure["cell"], failure["measure"]) for failure in few.failures] == [
+        ("n9", "knn_jaccard"), ("n8", "knn_jaccard"),
+    ]  # fmt: skip
+    assert few.failures[0]["error"].startswith("knn_jaccard: 9 pairs have no 10 neighbours each")
+    assert [record["measure"] for record in few] == ["rsa", "cka", "rsa", "knn_jaccard", "cka", "rsa", "cka"]
+
+
+def test_a_measure_that_was_refused_joins_the_others_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pair: Any) -> None:
+        raise InputError("cka: not today; run again tomorrow")
+
+    with monkeypatch.context() as today:
+        today.setitem(MEASURES, "cka", dataclasses.replace(MEASURES["cka"], check=refuse))
+        few = run([cell(12)], tmp_path, measures=["cka", "rsa"])
+    assert str(few).splitlines()[-1] == "cell n12 failed: cka: not today; run again tomorrow"
+    kept = draws_of(tmp_path, few[0])
+    whole = run([cell(12)], tmp_path, measures=["cka", "rsa"])
+    assert ([record["measure"] for record in whole], whole.failures) == (["rsa", "cka"], [])
+    np.testing.assert_array_equal(draws_of(tmp_path, whole[0]), kept)
+    assert len(draws_of(tmp_path, whole[1])) == 50
 
 
 def test_a_fast_way_that_is_off_fails_its_cell_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +305,7 @@ def test_eight_devices_count_as_one_does(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"measures": ["svcca", "ckk"]}, "measure 'ckk' is unknown"),
+        ({"measures": ["knn_jaccard", "knn_jaccard:k=10"]}, "measures .* must be distinct"),
         ({"scheme": "block"}, "scheme 'block' is unknown"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
         ({"seed": -1}, "seed -1 must be at least 0"),
@@ -305,5 +332,5 @@ def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other" / "file").touch()
     with pytest.raises(InputError, match="holds files of no saejax run"):
         run([cell(9)], tmp_path / "other")
-    with pytest.raises(InputError, match="names a repeated cell|is there twice"):
+    with pytest.raises(InputError, match="cell 'n9' is there twice"):
         run(iter([cell(9), cell(9)]), tmp_path / "third", measures=["rsa"])
