@@ -212,6 +212,8 @@ class Null:
         cores = np.where(constant, observed, (lows + highs) / 2)
         touching = (lows - tolerance <= observed) & (observed <= highs + tolerance) & ~constant
         places = np.flatnonzero(touching.any(axis=0))
+        if not len(places):
+            return cores, touching
         indices = drawing.as_indices(start, start + cores.shape[1])[places]
         for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
             again = np.flatnonzero(touching[:, place])
