@@ -86,16 +86,7 @@ def grid_test(
             folder, chosen, scheme, permutations, seed, key, batch, impl or default_impl(),
             int(memory_gib * 2**30), advance,
         )  # fmt: skip
-        turn, order = 0, {}
-        for cell in cells:
-            order[cell.name] = len(order)
-            lacking = folder.lacking(cell)
-            if lacking and turn % jax.process_count() == jax.process_index():
-                work.take(cell, lacking)
-            elif not lacking:
-                advance()
-            turn += bool(lacking)
-        work.finish()
+        order = work.score(cells)
     results = folder.finish(order)
     for failure in results.failures:
         LOG.warning("%s", failure_line(failure))
@@ -129,7 +120,22 @@ class _Work:
     advance: Callable[..., None]
     waiting: dict[Any, list[_Item]] = dataclasses.field(default_factory=dict)
 
-    def take(self, cell: Cell, names: Sequence[str]) -> None:
+    def score(self, cells: Iterable[Cell]) -> dict[str, int]:
+        """Score what is lacking of this process's share of the cells; return the place of every cell by its name."""
+        turn, order = 0, {}
+        for cell in cells:
+            order[cell.name] = len(order)
+            lacking = self.folder.lacking(cell)
+            if lacking and turn % jax.process_count() == jax.process_index():
+                self._take(cell, lacking)
+            elif not lacking:
+                self.advance()
+            turn += bool(lacking)
+        while self.waiting:
+            self._score_waiting()
+        return order
+
+    def _take(self, cell: Cell, names: Sequence[str]) -> None:
         """Prepare a cell, and score it by some measures as soon as that pays; or report what is wrong with it."""
         try:
             item = self._prepare(cell, names)
@@ -140,17 +146,12 @@ class _Work:
             self.advance()
             return
         if self.impl == "host" or item.null.n > LADDER[-1]:
-            self._score([item], batch_size(item.null, self.permutations, self.batch))
+            self._score_items([item], batch_size(item.null, self.permutations, self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(item.null.fast))
         alike = self.waiting.setdefault((item.null.plan, shapes, tuple(item.draws.missing())), [])
         alike.append(item)
         if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
-            self._score_waiting()
-
-    def finish(self) -> None:
-        """Score what is left."""
-        while self.waiting:
             self._score_waiting()
 
     def _prepare(self, cell: Cell, names: Sequence[str]) -> _Item | None:
@@ -179,9 +180,9 @@ class _Work:
         """Score the largest group of cells of one shape."""
         alike = max(self.waiting, key=lambda shapes: len(self.waiting[shapes]))
         items = self.waiting.pop(alike)
-        self._score(items, self._stack_batch(items[0].null))
+        self._score_items(items, self._stack_batch(items[0].null))
 
-    def _score(self, items: list[_Item], batch: int) -> None:
+    def _score_items(self, items: list[_Item], batch: int) -> None:
         stack = Stack.of([item.null for item in items])
         fill(stack, [item.draws for item in items], batch, lambda count: None)
         for item in items:
