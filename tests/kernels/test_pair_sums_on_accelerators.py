@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 from saejax_kernels import pair_sums
 from saejax_kernels.pair_sums_gpu import pair_sums_gpu
 from saejax_kernels.pair_sums_tpu import pair_sums_tpu
@@ -53,6 +54,19 @@ def test_pallas_lowers_for_its_devices(platform: str, dtype: str, n: int, wide: 
         batch = jax.jit(jax.vmap(lambda a, b, one: pair_sums(a, b, one[None], impl="pallas")[0], (None, None, 0)))
         lowered = batch.trace(a, a, perm).lower(lowering_platforms=(platform,)).as_text()
     assert [name for name, call in CUSTOM_CALLS.items() if call in lowered] == [platform]
+
+
+@pytest.mark.parametrize("platform", CUSTOM_CALLS)
+def test_pallas_does_not_talk_to_other_devices_of_a_mesh(platform: str) -> None:
+    """The names of a grid's axes and of a mesh's share one space."""
+    mesh, whole, along = Mesh(np.array(jax.devices("cpu")[:1]), ("perm",)), PartitionSpec(), PartitionSpec("perm")
+    batch = jax.shard_map(
+        lambda a, b, perms: pair_sums(a, b, perms, impl="pallas"),
+        mesh=mesh, in_specs=(whole, whole, along), out_specs=along, check_vma=False,
+    )  # fmt: skip
+    lowered = jax.jit(batch).trace(*example(256, 2, "int16")).lower(lowering_platforms=(platform,)).as_text()
+    assert CUSTOM_CALLS[platform] in lowered
+    assert "nvshmem" not in lowered
 
 
 @pytest.mark.skipif(jax.default_backend() == "cpu", reason="needs a GPU or a TPU")
