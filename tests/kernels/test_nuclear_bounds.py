@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from saejax_kernels import nuclear_bounds
 from saejax_kernels.nuclear_bounds import rounding_allowance
 from saejax_kernels.polar_factors import polar_schedule
 
+polar_factors = importlib.import_module("saejax_kernels.polar_factors")  # the name is that of a function too
 EPSILON = float(np.finfo(np.float32).eps)
 SPECTRA = {
     "ones": np.ones,
@@ -94,6 +97,28 @@ def test_equal_entries_whose_roundings_add_up(a: int, b: int) -> None:
     scales = rng.uniform(0.1, 1, size=(12, 1, 1)) / np.sqrt(a * b)
     assert_between(scales * np.ones((a, b)))
     assert_between(scales * rng.uniform(-1, 1, size=(12, a, 1)) * np.ones((a, b)))
+
+
+def one_after_another(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Multiply with sums over one term after another, as some libraries for GPUs do."""
+
+    def add(total: jax.Array, term: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + term[0][:, :, None] * term[1][:, None, :], None
+
+    start = jnp.zeros((len(x), x.shape[1], y.shape[2]), x.dtype)
+    return jax.lax.scan(add, start, (jnp.moveaxis(x, 2, 0), jnp.moveaxis(y, 1, 0)))[0]
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1000), (3, 2304), (60, 400)])
+def test_order_of_the_sums_does_not_matter(a: int, b: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal entries in so many columns: how far roundings pile up depends on the number."""
+    columns = np.arange(b - 60, b + 1)
+    m = np.stack([0.7 / np.sqrt(a * k) * (np.arange(b) < k) * np.ones((a, 1)) for k in columns]).astype(np.float32)
+    monkeypatch.setattr(polar_factors, "product", one_after_another)
+    low, high = jax.jit(inspect.unwrap(nuclear_bounds))(m)
+    slack = rounding_allowance(b, EPSILON)
+    assert np.all(np.asarray(low, np.float64) <= exact(m) * (1 - 0.7 * slack))
+    assert np.all(exact(m) <= np.asarray(high, np.float64))
 
 
 def test_many_small_matrices() -> None:
