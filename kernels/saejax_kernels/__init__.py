@@ -10,6 +10,7 @@ from saejax_kernels.nuclear_bounds import nuclear_bounds
 from saejax_kernels.nuclear_norms import nuclear_norms
 from saejax_kernels.pair_sums import pair_sums
 from saejax_kernels.polar_factors import polar_factors
+from saejax_kernels.weighted_squares import weighted_squares
 
 __all__ = [
     "draw_permutations",
@@ -19,4 +20,5 @@ __all__ = [
     "nuclear_norms",
     "pair_sums",
     "polar_factors",
+    "weighted_squares",
 ]

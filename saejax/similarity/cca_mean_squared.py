@@ -27,7 +27,7 @@ import scipy.linalg
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_core, squares_moments
+from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
 from saejax.types import AnyArray
 
 
@@ -52,6 +52,7 @@ CCA_MEAN_SQUARED = Measure(
     statistics=(BASES,),
     own=own,
     core=squares_core,
+    core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.saturated,
     exact_moments=functools.partial(squares_moments, own),

@@ -47,6 +47,7 @@ from saejax.similarity.off_diagonal import (
     OffDiagonalState,
     gram,
     off_diagonal_core,
+    off_diagonal_core_batch,
     off_diagonal_state,
     self_product,
 )
@@ -112,6 +113,7 @@ CKA_DEBIASED = Measure(
     statistics=(BASES,),
     own=own,
     core=off_diagonal_core,
+    core_batch=off_diagonal_core_batch,
     reference=reference,
     check=check,
     exact_moments=exact_moments,

@@ -32,13 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
+from saejax_kernels import weighted_squares
 from saejax_kernels.summation import pairwise_sum
 
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Bounds, Measure, exactly
 from saejax.similarity.moments import Moments, factor_sums, uncentred_moments
 from saejax.similarity.pair import EPSILON, Pair, Side
-from saejax.similarity.squares import weighted_squares
 from saejax.types import AnyArray, Permutation
 
 
@@ -79,7 +79,8 @@ def core(own: OverlapState, values: tuple[AnyArray, ...], perm: Permutation) -> 
     seen_x = jnp.matmul(own.wx, values[0], precision=jax.lax.Precision.HIGHEST)
     seen_y = jnp.matmul(values[0], own.wy, precision=jax.lax.Precision.HIGHEST)
     both = own.constant_x * own.constant_y + pairwise_sum(jnp.asarray(own.wx) * seen_y)
-    whole = 1 + weighted_squares(values[0], own.mask_x, own.mask_y)
+    squares, _ = weighted_squares(values[0][None], own.mask_x, own.mask_y, impl="jax")
+    whole = 1 + jnp.asarray(squares)[0]
     lacking_x = own.constant_x**2 + pairwise_sum(jnp.square(seen_x))
     lacking_y = own.constant_y**2 + pairwise_sum(jnp.square(seen_y))
     return exactly((whole - lacking_x - lacking_y + both**2) / own.columns)

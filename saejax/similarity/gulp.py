@@ -29,11 +29,11 @@ import scipy.linalg
 from jaxtyping import Float
 
 from saejax.similarity.bases import BASES, padded
-from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.measure import Measure
 from saejax.similarity.moments import Moments
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_moments, weighted_squares
-from saejax.types import AnyArray, Permutation
+from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
+from saejax.types import AnyArray
 
 
 class GulpState(NamedTuple):
@@ -59,11 +59,6 @@ def own(pair: Pair) -> GulpState:
     return GulpState(
         padded(np.full(kx, 1 / least)), padded(np.ones(ky)), np.asarray(float(kx + ky)), np.asarray(float(least))
     )
-
-
-def core(own: GulpState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
-    """Return the mean squared canonical correlation of one re-pairing; pure JAX."""
-    return exactly(weighted_squares(values[0], own.wx, own.wy))
 
 
 def score_of(own: GulpState, core: AnyArray) -> AnyArray:
@@ -92,7 +87,8 @@ GULP = Measure(
     tolerance=1e-6,
     statistics=(BASES,),
     own=own,
-    core=core,
+    core=squares_core,
+    core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.saturated,
     score_of=score_of,

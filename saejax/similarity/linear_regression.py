@@ -25,7 +25,7 @@ import numpy as np
 from saejax.similarity.bases import BASES, padded
 from saejax.similarity.measure import Measure
 from saejax.similarity.pair import Pair
-from saejax.similarity.squares import SquaresState, squares_core, squares_moments
+from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
 from saejax.types import AnyArray
 
 
@@ -51,6 +51,7 @@ LINEAR_REGRESSION = Measure(
     statistics=(BASES,),
     own=own,
     core=squares_core,
+    core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.y.rank >= pair.n - 1,
     exact_moments=functools.partial(squares_moments, own),

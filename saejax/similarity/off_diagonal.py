@@ -18,16 +18,15 @@ of all summands may exceed the tolerance.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from saejax_kernels import weighted_squares
 from saejax_kernels.summation import pairwise_sum
 
 from saejax.similarity.bases import padded
 from saejax.similarity.measure import Bounds
-from saejax.similarity.squares import weighted_squares
-from saejax.types import AnyArray, Permutation
+from saejax.types import AnyArray, Permutation, Permutations
 
 TOLERANCE = 1e-6
 ROUNDINGS = 4.0  # of each summand, in units of the spacing of numbers
@@ -121,9 +120,23 @@ def off_diagonal_state(
 
 def off_diagonal_core(own: OffDiagonalState, values: tuple[AnyArray, ...], perm: Permutation) -> Bounds:
     """Return T of one re-pairing; pure JAX."""
+    sums, sizes = weighted_squares(values[0][None], own.wx, own.wy, impl="jax")
     taken = jnp.sum(own.ax * jnp.asarray(own.ay)[perm], axis=1)
-    core = weighted_squares(values[0], own.wx, own.wy) + own.constant + pairwise_sum(taken)
-    rows = jnp.matmul(jnp.square(values[0]), jnp.abs(own.wy), precision=jax.lax.Precision.HIGHEST)
-    sizes = jnp.sum(jnp.abs(own.wx) * rows) + jnp.abs(own.constant) + jnp.sum(jnp.abs(taken))
-    error = jnp.maximum(ROUNDINGS * jnp.finfo(core.dtype).eps * sizes - TOLERANCE, 0)
+    core = jnp.asarray(sums)[0] + own.constant + pairwise_sum(taken)
+    return _around(core, sizes[0] + jnp.abs(own.constant) + jnp.sum(jnp.abs(taken)), core.dtype)
+
+
+def off_diagonal_core_batch(own: OffDiagonalState, values: tuple[AnyArray, ...], perms: Permutations) -> Bounds:
+    """Return T of a batch, from the host."""
+    sums, sizes = weighted_squares(values[0], own.wx, own.wy, impl="numba")
+    taken = np.sum(np.asarray(own.ax) * np.asarray(own.ay)[perms], axis=2, dtype=np.float64)
+    constant = float(own.constant)
+    cores = sums + constant + taken.sum(axis=1)
+    return _around(cores, sizes + abs(constant) + np.abs(taken).sum(axis=1), values[0].dtype)
+
+
+def _around(core: AnyArray, sizes: AnyArray, dtype: np.dtype) -> Bounds:
+    """Return the interval of a core whose summands have such sizes, where it is wider than the tolerance."""
+    xp = core.__array_namespace__()
+    error = xp.maximum(ROUNDINGS * float(np.finfo(dtype).eps) * sizes - TOLERANCE, 0)
     return Bounds(core - error, core + error)

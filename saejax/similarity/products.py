@@ -64,10 +64,17 @@ def multiply(factors: tuple[AnyArray, AnyArray], perm: Permutation) -> jax.Array
     return jnp.matmul(a.T, b[perm], precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.jit
-def multiply_batch(factors: tuple[AnyArray, AnyArray], perms: Permutations) -> jax.Array:
-    """Return M of a batch, `[perm, kx, ky]`, one product after another, each on all cores."""
-    return jax.lax.map(lambda perm: multiply(factors, perm), perms)
+def multiply_batch(factors: tuple[AnyArray, AnyArray], perms: Permutations) -> Float[np.ndarray, "perm kx ky"]:
+    """Return M of a batch, one product after another, each on all cores.
+
+    By numpy's BLAS: with n = 4,000, kx = 512, ky = 768 and AVX-512 on two cores 12 ms, by XLA 16.
+    """
+    a, b = (np.asarray(factor) for factor in factors)
+    products, rows = np.empty((len(perms), a.shape[1], b.shape[1]), a.dtype), np.empty_like(b)
+    for one, perm in zip(products, np.asarray(perms), strict=True):
+        np.take(b, perm, axis=0, out=rows, mode="clip")  # any other mode copies the rows once more
+        np.matmul(a.T, rows, out=one)
+    return products
 
 
 def scratch(factors: tuple[AnyArray, AnyArray]) -> int:

@@ -36,6 +36,7 @@ from saejax.similarity.off_diagonal import (
     OffDiagonalState,
     gram,
     off_diagonal_core,
+    off_diagonal_core_batch,
     off_diagonal_state,
     self_product,
 )
@@ -132,6 +133,7 @@ RSA_PEARSON = Measure(
     statistics=(product("product of standardised rows", factors),),
     own=own,
     core=off_diagonal_core,
+    core_batch=off_diagonal_core_batch,
     reference=reference,
     check=check,
     exact_moments=exact_moments,
