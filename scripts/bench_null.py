@@ -1,44 +1,53 @@
 """How long one re-pairing takes: the null engine against competent direct recomputation, in the same run.
 
 Regime: unit-norm float32 rows that share a part, all cores, permutations drawn and counted in, start-up excluded (one
-batch compiles and warms up). Figures are ratios of times of the same minute. Four parts:
+batch compiles and warms up). Figures are ratios of times of the same minute. Five parts:
 
 speed    n = 4,000, d = 512 and 768. Direct means what a careful script does anew for each pairing. SVCCA: both
          centred matrices decomposed, 99 % kept, covariances, inverse square roots, singular values. RSA: a
          correlation matrix by one product each, scipy's spearmanr; and a numpy loop that ranks once and indexes
-         B[p][:, p]. Quadratic measures: one matrix product alone, of the bases as they are.
+         B[p][:, p]. Quadratic measures: one matrix product alone, of the bases as they are, in turn with the engine.
 million  10^6 re-pairings of RSA on 300 pairs, the whole test with everything; and the cost per re-pairing as their
          number grows.
 bounds   impl jax: how many draws a certificate leaves open, at z near 0, 3 and 30.
 growth   milliseconds per re-pairing from n = 256 to the largest, drawn as a figure.
+device   10,000 re-pairings of SVCCA and RSA together on a GPU or TPU, all but preparing and compiling counted in.
 
 The last line is JSON.
 
 python scripts/bench_null.py                                  speed, million and bounds: about five minutes
 python scripts/bench_null.py --parts growth --memory-gib 8    up to n = 32,768: about fifteen minutes more
+python scripts/bench_null.py --parts device                                                     n = 4,000
+python scripts/bench_null.py --parts device --n 32768 --dx 2304 --dy 2304 --memory-gib 24       the largest
 """
 
 import dataclasses
+import functools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import scipy.linalg
 import scipy.stats
 import tyro
 
 from saejax.nulls import permutation_test
+from saejax.nulls.draws import Draws
 from saejax.nulls.engine import batch_size
 from saejax.nulls.permutations import as_indices, key_of, on_host
 from saejax.nulls.scoring import Impl, Null
+from saejax.nulls.stacks import Stack, fill
 from saejax.similarity import Pair, find_measure
 from saejax.similarity.distances import Rows
 from saejax.similarity.ranks import exact_ranks
 
-Part = Literal["speed", "million", "bounds", "growth"]
+Part = Literal["speed", "million", "bounds", "growth", "device"]
+DEVICE_PERMUTATIONS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +57,7 @@ class BenchConfig:
     parts: tuple[Part, ...] = ("speed", "million", "bounds")
     """Which parts."""
     n: int = 4000
-    """Pairs in part speed."""
+    """Pairs in parts speed and device."""
     dx: int = 512
     """Columns of the first matrix."""
     dy: int = 768
@@ -115,16 +124,33 @@ def seconds_per_call(work: Callable[[], object], seconds: float) -> float:
     return (time.perf_counter() - started) / calls
 
 
-def engine_seconds(
+def seconds_in_turn(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Return the median times of two calls, made by turns: what else the machine does meanwhile meets both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    started = time.perf_counter()
+    while not times[0] or time.perf_counter() - started < seconds:
+        for work, taken in zip((one, other), times, strict=True):
+            before = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - before)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def prepared(
     x: np.ndarray, y: np.ndarray, names: list[str], config: BenchConfig, impl: Impl = "host"
-) -> tuple[float, float]:
-    """Return the time of one re-pairing in batches, and that of everything before the second batch."""
+) -> tuple[Null, int, float]:
+    """Return a null that has scored one batch, the size of its batches, and the time until then."""
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
     null = Null.prepare(Pair.of(x, y), [find_measure(name) for name in names], key_of(config.seed), impl, memory)
     batch = batch_size(null, 256)
     null.score_range(0, batch)
-    before = time.perf_counter() - started
+    return null, batch, time.perf_counter() - started
+
+
+def engine_seconds(x: np.ndarray, y: np.ndarray, names: list[str], config: BenchConfig) -> tuple[float, float]:
+    """Return the time of one re-pairing in batches, and that of everything before the second batch."""
+    null, batch, before = prepared(x, y, names, config)
     return seconds_per_call(lambda: null.score_range(0, batch), config.seconds) / batch, before
 
 
@@ -143,15 +169,24 @@ def speed(config: BenchConfig) -> dict[str, Any]:
     figures["rsa"] |= {"numpy_loop_ms": 1e3 * loop, "numpy_loop_ratio": 1e3 * loop / figures["rsa"]["engine_ms"]}
     pair = Pair.of(x, y)
     left, right = (np.ascontiguousarray(side.left, np.float32) for _, side in pair.sides)
-    product = seconds_per_call(lambda: left.T @ right, config.seconds)
     for names in (
         ["cka"],
         ["rsa_pearson"],
         ["cka_debiased"],
         ["svcca", "cca_mean_squared", "linear_regression", "cka"],
     ):
-        each, _ = engine_seconds(x, y, names, config)
-        figures["+".join(names)] = {"product_ms": 1e3 * product, "engine_ms": 1e3 * each, "ratio": each / product}
+        null, batch, _ = prepared(x, y, names, config)
+
+        def products(count: int = batch) -> None:
+            for _ in range(count):
+                np.matmul(left.T, right)
+
+        taken, product = seconds_in_turn(
+            lambda null=null, batch=batch: null.score_range(0, batch), products, config.seconds
+        )
+        figures["+".join(names)] = {
+            "product_ms": 1e3 * product / batch, "engine_ms": 1e3 * taken / batch, "ratio": taken / product,
+        }  # fmt: skip
     return figures
 
 
@@ -199,10 +234,26 @@ def growth(config: BenchConfig) -> dict[str, Any]:
     return figures
 
 
+def device(config: BenchConfig) -> dict[str, Any]:
+    """Time SVCCA and RSA together on an accelerator, draws settled as in a test."""
+    if jax.default_backend() == "cpu":
+        raise SystemExit("part device needs a GPU or a TPU, and JAX sees none; leave it out of parts")
+    names = ("svcca", "rsa")
+    x, y = matrices(config.n, config.dx, config.dy, config.seed)
+    null, batch, before = prepared(x, y, list(names), config, "jax")
+    started = time.perf_counter()
+    fill(Stack.of([null]), [Draws(names, 0, DEVICE_PERMUTATIONS)], batch, lambda count: None)
+    seconds = time.perf_counter() - started
+    kind = jax.devices()[0].device_kind
+    print(f"device {kind}, {len(jax.local_devices())} of them, batches of {batch}")
+    per_draw = 1e3 * seconds / DEVICE_PERMUTATIONS
+    return {f"n = {config.n}": {"seconds": seconds, "ms_per_permutation": per_draw, "before_s": before}}
+
+
 def main(config: BenchConfig) -> None:
     """Measure the parts asked for, print their figures, and a last line of JSON."""
     parts: dict[Part, Callable[[BenchConfig], dict[str, Any]]] = {
-        "speed": speed, "million": million, "bounds": bounds, "growth": growth,
+        "speed": speed, "million": million, "bounds": bounds, "growth": growth, "device": device,
     }  # fmt: skip
     figures = {}
     for part in config.parts:
