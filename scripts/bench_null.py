@@ -22,7 +22,6 @@ python scripts/bench_null.py --parts device --n 32768 --dx 2304 --dy 2304 --memo
 """
 
 import dataclasses
-import functools
 import json
 import statistics
 import time
