@@ -24,6 +24,7 @@ class Draws:
 
     Attributes:
         first: number of the first re-pairing.
+        folder: where draws are committed; None for nowhere.
         cores: one row per measure; NaN where a re-pairing is still missing.
         rescored: whether a core was computed again in float64.
     """
@@ -40,7 +41,7 @@ class Draws:
         self.first = first
         self.cores: Float[np.ndarray, "measures perm"] = np.full((len(names), stop - first), np.nan)
         self.rescored: Bool[np.ndarray, "measures perm"] = np.zeros(self.cores.shape, bool)
-        self._names, self._folder = names, folder
+        self._names, self.folder = names, folder
         self._committed, self._open = time.monotonic(), (first, first)
         if folder is not None:
             self._load(folder)
@@ -81,11 +82,11 @@ class Draws:
         """Write what was put since the last commit; tell whether that was anything."""
         start, stop = self._open
         self._committed, self._open = time.monotonic(), (stop, stop)
-        if self._folder is None or stop == start:
+        if self.folder is None or stop == start:
             return False
         part = slice(start - self.first, stop - self.first)
         arrays = dict(zip(self._names, self.cores[:, part], strict=True))
-        artifacts.write_npz(self._folder / f"{start:010}-{stop:010}.npz", {**arrays, RESCORED: self.rescored[:, part]})
+        artifacts.write_npz(self.folder / f"{start:010}-{stop:010}.npz", {**arrays, RESCORED: self.rescored[:, part]})
         return True
 
     def _place(self, start: int, cores: np.ndarray, rescored: np.ndarray) -> None:

@@ -87,7 +87,8 @@ def permutation_test(
         memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
         rank_bits: bits of the ranks that Spearman measures keep: 32, exact, 8 n^2 bytes; 16, quantised, with the
             largest error of a score in the result; by default 32 up to n = 4,096 and 16 above.
-        checkpoint: folder for draws as they are made; the same call goes on from what it holds.
+        checkpoint: folder for draws as they are made, and their count, mean, SD and exceedances so far
+            (`running-START-STOP.json`); the same call goes on from what it holds.
 
     Returns:
         One result per measure, in the order asked for.

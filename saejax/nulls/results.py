@@ -1,6 +1,7 @@
 """What a permutation test returns: one result per measure, to read, print, tabulate, plot and save."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,13 +176,19 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
     Args:
         records: from `NullResult.record`.
         names: what tells one from the others, the first columns.
+
+    Returns:
+        A head, a line per record, and a line that names measures without z. Columns that are empty in all records
+        are left out.
     """
     cells = [
-        (*names, "n", "observed", "null mean", "null SD", "z", "p", "95 % interval of p"),
+        (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "95 % interval of p"),
         *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
+    shown = [any(row[1:]) for row in zip(*cells, strict=True)]
+    rows = [[f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in cells]
+    lines = ["  ".join(itertools.compress(row, shown)) for row in rows]
     constant = [record["measure"] for record in records if record["z"] is None and record["permutations"] > 1]
     if constant:
         which = ", ".join(dict.fromkeys(constant))
@@ -193,8 +200,8 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     sd = "" if record["null_sd"] is None else f"{record['null_sd']:.5f}"
     interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
     scores = (f"{record[key]:.5f}" for key in ("observed", "null_mean"))
-    z = "" if record["z"] is None else f"{record['z']:.2f}"
-    return (str(record["n"]), *scores, sd, z, f"{record['p_value']:.2g}", interval)
+    z, exact_z = ("" if record[key] is None else f"{record[key]:.2f}" for key in ("z", "exact_z"))
+    return (str(record["n"]), *scores, sd, z, exact_z, f"{record['p_value']:.2g}", interval)
 
 
 def _z(record: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from jaxtyping import UInt32
 from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
+from saejax.nulls.running import write_running
 from saejax.nulls.scoring import Null, Plan, score_mapped
 from saejax.similarity.measure import Bounds
 from saejax.types import AnyArray, Array
@@ -76,10 +77,13 @@ def fill(stack: Stack, draws: Sequence[Draws], batch: int, advance: Callable[[in
         for start in range(begin, end, batch):
             count = min(batch, end - start)
             for null, made, bounds in zip(stack.nulls, draws, stack.score_range(start, start + batch), strict=True):
-                made.put(start, *null.settle(start, [Bounds(low[:count], high[:count]) for low, high in bounds]))
+                settled = null.settle(start, [Bounds(low[:count], high[:count]) for low, high in bounds])
+                if made.put(start, *settled):
+                    write_running(null, made)
             advance(count)
-    for made in draws:
-        made.commit()
+    for null, made in zip(stack.nulls, draws, strict=True):
+        if made.commit():
+            write_running(null, made)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "rows"))

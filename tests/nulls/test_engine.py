@@ -262,6 +262,35 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypa
     assert longer[0].exceedances == run(x, y, 120)[0].exceedances
 
 
+def test_moments_so_far_lie_beside_the_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two of five batches, and at the end; one measure is a distance."""
+    x, y = matrices(2, 12, 3, 2, 0.5)
+    options = {"measures": ["procrustes", "rsa"], "batch": 20}
+    score_range = Null.score_range
+
+    def interrupted(self: Null, start: int, stop: int) -> Any:
+        if start == 40:
+            raise Interruption
+        return score_range(self, start, stop)
+
+    def assert_so_far(permutations: int) -> None:
+        running = json.loads((tmp_path / "run" / "running-0000000000-0000000090.json").read_text())
+        for result in run(x, y, permutations, **options):
+            so_far = running[result.measure]
+            assert (so_far["permutations"], so_far["exceedances"]) == (permutations, result.exceedances)
+            assert so_far["mean"] == pytest.approx(result.null_mean, abs=1e-6)
+            assert so_far["sd"] == pytest.approx(result.null_sd, abs=1e-6)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Null, "score_range", interrupted)
+        patched.setattr(draws, "COMMIT_SECONDS", -1.0)
+        with pytest.raises(Interruption):
+            run(x, y, 90, checkpoint=tmp_path / "run", **options)
+    assert_so_far(40)
+    run(x, y, 90, checkpoint=tmp_path / "run", **options)
+    assert_so_far(90)
+
+
 def test_a_checkpoint_of_another_null_is_refused(tmp_path: Path) -> None:
     x, y = matrices(2, 6, 3, 2, 0.5)
     run(x, y, 10, checkpoint=tmp_path / "run")

@@ -26,10 +26,18 @@ def results() -> NullResults:
 
 def test_prints_as_a_table(results: NullResults) -> None:
     lines = str(results).splitlines()
-    assert lines[0].split() == ["measure", "n", "observed", "null", "mean", "null", "SD", "z", "p", "95", "%",
-                                "interval", "of", "p"]  # fmt: skip
+    assert lines[0].split() == ["measure", "n", "observed", "null", "mean", "null", "SD", "z", "exact",
+                                "z", "p", "95", "%", "interval", "of", "p"]  # fmt: skip
     assert [line.split()[:2] for line in lines[1:]] == [["svcca", "20"], ["rsa", "20"]]
     assert len({len(line) for line in lines}) == 1
+    assert f"{results[1].exact_z:.2f}" in lines[2].split()
+
+
+def test_columns_that_are_empty_are_left_out() -> None:
+    """SVCCA has no exact moments, and one re-pairing no SD."""
+    lines = str(permutation_test(X, Y, measures=["svcca"], scheme="uniform", permutations=1, seed=1)).splitlines()
+    assert lines[0].split() == ["measure", "n", "observed", "null", "mean", "p", "95", "%", "interval", "of", "p"]
+    assert len(lines[0]) == len(lines[1])
 
 
 def test_becomes_a_data_frame(results: NullResults) -> None:
