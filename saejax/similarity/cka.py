@@ -1,6 +1,6 @@
 """CKA: the cosine of the angle between the two matrices of inner products of rows, with linear kernel.
 
-With x and y column-centred:
+With x `[n, dx]` and y `[n, dy]` column-centred:
 
     cka(x, y) = ||x' y||_F^2 / (||x' x||_F ||y' y||_F) = <x x', y y'> / (||x x'||_F ||y y'||_F)
 

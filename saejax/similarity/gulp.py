@@ -1,6 +1,7 @@
 """GULP without ridge: how differently linear regression predicts from the one matrix and from the other.
 
-With Px and Py the orthogonal projections onto the columns of centred x and y, of rank kx and ky:
+With Px and Py `[n, n]` the orthogonal projections onto the columns of centred x `[n, dx]` and y `[n, dy]`, of rank kx
+and ky:
 
     gulp(x, y) = ||Px - Py||_F^2 = kx + ky - 2 ||Ux' Uy||_F^2
 

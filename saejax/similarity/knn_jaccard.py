@@ -1,6 +1,7 @@
 """k-NN Jaccard similarity: the share of nearest neighbours that the two matrices have in common.
 
-With N(i) and N'(i) the k rows of smallest cosine distance to row i of x and of y, the row itself left out:
+With N(i) and N'(i) the k rows of smallest cosine distance to row i of x `[n, dx]` and of y `[n, dy]`, the row itself
+left out:
 
     knn_jaccard(x, y) = mean over i of |N(i) & N'(i)| / |N(i) | N'(i)| = mean over i of m_i / (2 k - m_i)
 

@@ -1,7 +1,7 @@
 """Rank similarity: do the two matrices share nearest neighbours, and at the same ranks?
 
-With r(j) and r'(j) the ranks, from 1, of row j among the k rows of smallest cosine distance to row i of x and of y, m
-the number of rows that both lists hold, and H_m = 1 + 1/2 + ... + 1/m:
+With r(j) and r'(j) the ranks, from 1, of row j among the k rows of smallest cosine distance to row i of x `[n, dx]` and
+of y `[n, dy]`, m the number of rows that both lists hold, and H_m = 1 + 1/2 + ... + 1/m:
 
     rank_similarity(x, y) = mean over i of (1 / H_m) sum over shared j of 2 / ((1 + |r(j) - r'(j)|) (r(j) + r'(j)))
 

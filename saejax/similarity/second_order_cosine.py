@@ -1,7 +1,7 @@
 """Second-order cosine similarity: does a row see its neighbourhood at the same distances in both matrices?
 
-With d and d' the cosine distances within x and within y, N(i) and N'(i) the k rows nearest to row i in each, the row
-itself left out, and U(i) = N(i) | N'(i), every member counted once:
+With d and d' the cosine distances within x `[n, dx]` and within y `[n, dy]`, N(i) and N'(i) the k rows nearest to row i
+in each, the row itself left out, and U(i) = N(i) | N'(i), every member counted once:
 
     second_order_cosine(x, y) = mean over i of the cosine of (d(i, j)) and (d'(i, j)) over j in U(i)
 
