@@ -16,7 +16,7 @@ device   10,000 re-pairings of SVCCA and RSA together on a GPU or TPU, all but p
 The last line is JSON.
 
 python scripts/bench_null.py                                  speed, million and bounds: about five minutes
-python scripts/bench_null.py --parts growth --memory-gib 8    up to n = 32,768: about fifteen minutes more
+python scripts/bench_null.py --parts growth --memory-gib 8    up to n = 32,768: about seven minutes more
 python scripts/bench_null.py --parts device                                                     n = 4,000
 python scripts/bench_null.py --parts device --n 32768 --dx 2304 --dy 2304 --memory-gib 24       the largest
 """
