@@ -10,7 +10,7 @@ speed    n = 4,000, d = 512 and 768. Direct means what a careful script does ane
 million  10^6 re-pairings of RSA on 300 pairs, the whole test with everything; and the cost per re-pairing as their
          number grows.
 bounds   impl jax: how many draws a certificate leaves open, at z near 0, 3 and 30.
-growth   milliseconds per re-pairing from n = 256 to the largest, drawn as a figure.
+growth   milliseconds per re-pairing from n = 256 to the largest, and from d = 32 to 2,048, drawn as a figure.
 device   10,000 re-pairings of SVCCA and RSA together on a GPU or TPU, all but preparing and compiling counted in.
 
 The last line is JSON.
@@ -47,6 +47,7 @@ from saejax.similarity.ranks import exact_ranks
 
 Part = Literal["speed", "million", "bounds", "growth", "device"]
 DEVICE_PERMUTATIONS = 10_000
+GROWTH_N, GROWTH_D = 4096, 256  # what stays while the other grows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,22 +213,30 @@ def bounds(config: BenchConfig) -> dict[str, Any]:
 
 
 def growth(config: BenchConfig) -> dict[str, Any]:
-    """Time single measures as n and d grow, and draw the figure."""
-    import plotly.graph_objects
+    """Time single measures as n grows at d = 256, and as d grows at n = 4,096, and draw the figure."""
+    import plotly.subplots
 
-    figure = plotly.graph_objects.Figure()
-    figures: dict[str, Any] = {}
+    figure = plotly.subplots.make_subplots(
+        cols=2, shared_yaxes=True, subplot_titles=[f"d = {GROWTH_D:,}", f"n = {GROWTH_N:,}"]
+    )
     sizes = [2**power for power in range(8, 16) if 2**power <= config.largest]
-    for name, d in (("svcca", 64), ("svcca", 256), ("cka", 256), ("rsa", 256)):
-        times = {}
-        for n in sizes:
-            x, y = matrices(n, d, d, config.seed)
-            each, _ = engine_seconds(x, y, [name], dataclasses.replace(config, seconds=min(config.seconds, 3.0)))
-            times[n] = 1e3 * each
-            print(f"growth {name} d = {d} n = {n}: {times[n]:.3f} ms")
-        figures[f"{name} d={d}"] = times
-        figure.add_scatter(x=list(times), y=list(times.values()), name=f"{name}, d = {d}", mode="lines+markers")
-    figure.update_xaxes(type="log", title="pairs").update_yaxes(type="log", title="ms per re-pairing")
+    widths = [2**power for power in range(5, 12)]
+    figures: dict[str, Any] = {}
+    for name, colour in (("svcca", "#2456b8"), ("cka", "#c2571a"), ("rsa", "#3c8a4e")):
+        for col, places in enumerate(([(n, GROWTH_D) for n in sizes], [(GROWTH_N, d) for d in widths]), 1):
+            times = {}
+            for n, d in places:
+                x, y = matrices(n, d, d, config.seed)
+                each, _ = engine_seconds(x, y, [name], dataclasses.replace(config, seconds=min(config.seconds, 3.0)))
+                times[n if col == 1 else d] = 1e3 * each
+                print(f"growth {name} n = {n} d = {d}: {1e3 * each:.3f} ms")
+            figures[f"{name} by {'n' if col == 1 else 'd'}"] = times
+            figure.add_scatter(
+                x=list(times), y=list(times.values()), name=name, mode="lines+markers", line_color=colour,
+                showlegend=col == 1, row=1, col=col,
+            )  # fmt: skip
+    figure.update_xaxes(type="log", title="pairs", col=1).update_xaxes(type="log", title="columns", col=2)
+    figure.update_yaxes(type="log").update_yaxes(title="ms per re-pairing", col=1)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     figure.update_layout(template="plotly_white", title="Cost of one re-pairing").write_html(config.out)
     return figures

@@ -85,11 +85,15 @@ class PairSums(NamedTuple):
     squares: float
 
 
-def factor_sums(factor: Float[np.ndarray, "n d"]) -> PairSums:
-    """Return the sums of K = factor factor', which is never formed.
+def factor_sums(factor: Float[np.ndarray, "n d"], terms: Float[np.ndarray, "n"] | None = None) -> PairSums:
+    """Return the sums of K = factor factor' + terms 1' + 1 terms', which is never formed.
 
     O(n d min(n, d)) time; memory for one matrix of min(n, d)^2. The factor may be centred or not: columns of a
     basis, rows of unit norm (cosine similarities), those less their means (correlations).
+
+    Args:
+        factor: the factor.
+        terms: a number per row; none when None.
 
     Raises:
         InputError: n is below 4.
@@ -99,7 +103,11 @@ def factor_sums(factor: Float[np.ndarray, "n d"]) -> PairSums:
     rows = factor @ factor.sum(axis=0)
     n, d = factor.shape
     gram = factor.T @ factor if d <= n else factor @ factor.T
-    return _sums(diagonal, rows, float(np.vdot(gram, gram)))
+    squares = float(np.vdot(gram, gram))
+    if terms is not None:
+        squares += float(4 * terms @ rows + 2 * n * terms @ terms + 2 * terms.sum() ** 2)
+        diagonal, rows = diagonal + 2 * terms, rows + n * terms + terms.sum()
+    return _sums(diagonal, rows, squares)
 
 
 def matrix_sums(matrix: Real[np.ndarray, "n n"]) -> PairSums:

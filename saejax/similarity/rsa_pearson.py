@@ -82,11 +82,8 @@ def factors(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
 
 def exact_moments(pair: Pair, skewness: bool) -> Moments:
     """Return the exact mean, 0, and SD over all re-pairings; the skewness has no closed form here."""
-    sums = []
-    for _, side in pair.sides:
-        rows = side.values - side.values.mean(axis=1, keepdims=True)
-        sums.append(factor_sums(rows / np.linalg.norm(rows, axis=1, keepdims=True)))
-    a, b = sums
+    # Correlations less one number: A A' + g 1' + 1 g'. In full they would cancel where all rows point the same way.
+    a, b = (factor_sums(*_rows(side)) for _, side in pair.sides)
     moments = mantel_moments(a, b)
     # Pearson's correlation over i < j, q / 2 the sum of squares of either side: mean 0 by its own centring.
     return moments.rescaled(2 / np.sqrt(a.squares * b.squares))._replace(mean=0.0)

@@ -8,6 +8,7 @@ import scipy.spatial.distance
 import scipy.stats
 
 from saejax.errors import InputError
+from saejax.similarity.moments import mantel_moments, matrix_sums
 from saejax.similarity.pair import Pair
 from saejax.similarity.rsa_pearson import RSA_PEARSON
 
@@ -60,6 +61,27 @@ def test_float32_bears_rows_that_all_point_one_way() -> None:
     assert np.corrcoef(x).min() > 0.9999
     expected = [pearson_of_distances(x, y[perm]) for perm in perms]
     np.testing.assert_allclose(RSA_PEARSON.score_batch(state, perms), expected, atol=RSA_PEARSON.tolerance)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-4])
+def test_exact_sd_of_rows_that_point_the_same_way(spread: float) -> None:
+    """Against the correlations themselves, centred in extended precision."""
+    rng = np.random.default_rng(8)
+    sides = [rng.normal(size=20) + spread * rng.normal(size=(9, 20)), rng.normal(size=(9, 6))]
+    centred = []
+    for side in sides:
+        rows = side.astype(np.longdouble)
+        rows -= rows.mean(axis=1, keepdims=True)
+        rows /= np.sqrt((rows**2).sum(axis=1, keepdims=True))
+        apart = ((rows[:, None] - rows[None]) ** 2).sum(axis=2) / 2
+        off = ~np.eye(9, dtype=bool)
+        centred.append(np.where(off, apart - apart[off].mean(), 0).astype(np.float64))
+    a, b = (matrix_sums(matrix) for matrix in centred)
+    expected = mantel_moments(a, b).rescaled(2 / np.sqrt(a.squares * b.squares))
+    found = RSA_PEARSON.moments(Pair.of(*sides), "uniform")
+    assert found is not None
+    assert found.mean == 0
+    assert found.sd == pytest.approx(expected.sd, rel=1e-6)
 
 
 def test_a_constant_row_is_refused_by_number() -> None:
