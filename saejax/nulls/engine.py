@@ -8,6 +8,7 @@ on who draws what: several processes of one job share the range of re-pairings, 
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -62,7 +63,7 @@ def permutation_test(
     impl: Impl | None = None,
     memory_gib: float = MEMORY_GIB,
     rank_bits: int | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
 ) -> NullResults:
     """Score two matrices with paired rows, and hold each score against random re-pairings of their rows.
 
@@ -97,12 +98,14 @@ def permutation_test(
         InputError: anything about the input is wrong; before any work is done.
     """
     chosen = find_measures(measures, rank_bits)
-    pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
+    permutations, first, seed = whole("permutations", permutations), whole("first", first), whole("seed", seed)
     check_numbers(permutations, first, batch, memory_gib, impl)
     key = drawing.key_of(seed)
-    if checkpoint is not None:
-        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
+    pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
     null = Null.prepare(pair, chosen, key, impl or default_impl(), int(memory_gib * 2**30))
+    if checkpoint is not None:
+        checkpoint = Path(checkpoint)
+        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
     draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + permutations), checkpoint)
     total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
     with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
@@ -141,6 +144,22 @@ def judged(
         )
         for measure, own, observed, drawn, again in measures
     )  # fmt: skip
+
+
+def whole(name: str, number: Any) -> int:
+    """Return a whole number of Python, of whatever library it came.
+
+    Args:
+        name: what errors call it.
+        number: the number.
+
+    Raises:
+        InputError: it is not whole.
+    """
+    try:
+        return operator.index(number)
+    except TypeError:
+        raise InputError(f"{name} {number!r} must be a whole number") from None
 
 
 def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float, impl: str | None) -> None:

@@ -7,6 +7,8 @@ moments. That law is a model of the tail: near 0.01 it was within 6 % of sampled
 """
 
 import dataclasses
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from saejax.nulls.inference import exact_z
 from saejax.nulls.schemes import Ids
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity.pearson_three import pearson_three_p
+
+SMALLEST = sys.float_info.min  # stands for 1 / n! where that is smaller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,8 @@ class ExactResult:
         sd: their standard deviation; None where only the mean has a closed form.
         skewness: their skewness, where it has one.
         z: (observed - mean) / sd; None without SD, or where every re-pairing scores the same.
-        p_value: tail probability, one-sided toward more similar, under a Pearson III law; None without a skewness.
+        p_value: tail probability, one-sided toward more similar, under a Pearson III law, at least 1 / n!; None without
+            a skewness.
         scheme: which re-pairings are equally likely.
         method: `pearson III`, or `moments` where there is no p.
     """
@@ -89,7 +94,8 @@ def exact_test(
         p = None
         if z is not None and moments.skewness is not None:
             sign = 1.0 if measure.larger_is_more_similar else -1.0
-            p = pearson_three_p(sign * score, moments.rescaled(sign))
+            # The observed pairing is one of the n!, so p is no less than one in so many.
+            p = max(pearson_three_p(sign * score, moments.rescaled(sign)), SMALLEST, math.exp(-math.lgamma(pair.n + 1)))
         sd, method = None if np.isnan(moments.sd) else moments.sd, "moments" if p is None else "pearson III"
         result = ExactResult(
             measure.name, pair.n, score, moments.mean, sd, moments.skewness, z, p, scheme, method

@@ -23,7 +23,7 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.buckets import LADDER, common_lengths
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
-from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, judged
+from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, judged, whole
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, digests, failure_line
 from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
@@ -35,6 +35,9 @@ from saejax.similarity import Measure, Pair
 LOG = logging.getLogger(__name__)
 STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
 LARGEST_STACK = 16
+
+# What may be wrong with one cell, or too large in it, while others can be scored; numpy's LinAlgError is a ValueError.
+OF_ONE_CELL = (InputError, ArithmeticError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 def grid_test(
@@ -76,6 +79,7 @@ def grid_test(
     """
     chosen = find_measures(measures, rank_bits)
     find_scheme(scheme)
+    permutations, seed = whole("permutations", permutations), whole("seed", seed)
     check_numbers(permutations, 0, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)
@@ -139,7 +143,7 @@ class _Work:
         """Prepare a cell, and score it by some measures as soon as that pays; or report what is wrong with it."""
         try:
             item = self._prepare(cell, names)
-        except (InputError, ArithmeticError) as error:
+        except (*OF_ONE_CELL, OSError, TypeError) as error:
             self.folder.fail(cell, None, error)
             item = None
         if item is None:
@@ -183,8 +187,17 @@ class _Work:
         self._score_items(items, self._stack_batch(items[0].null))
 
     def _score_items(self, items: list[_Item], batch: int) -> None:
-        stack = Stack.of([item.null for item in items])
-        fill(stack, [item.draws for item in items], batch, lambda count: None)
+        try:
+            stack = Stack.of([item.null for item in items])
+            fill(stack, [item.draws for item in items], batch, lambda count: None)
+        except OF_ONE_CELL as error:
+            if len(items) > 1:
+                for item in items:
+                    self._score_items([item], batch)
+            else:
+                self.folder.fail(items[0].cell, None, error)
+                self.advance()
+            return
         for item in items:
             drawn = item.draws
             results = judged(item.null, item.pair, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)

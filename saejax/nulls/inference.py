@@ -7,6 +7,7 @@ re-pairings is said by its Clopper-Pearson interval (Clopper and Pearson, 1934).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from saejax.similarity.moments import Moments
 
 # Cores that are equal in exact arithmetic differ by rounding in float64; all are of order 1.
 TIE = 1e-12
+ROUNDING = 1e-9
 CONFIDENCE = 0.95
 
 
@@ -107,7 +109,7 @@ def exact_z(observed: float, moments: Moments, resolution: float) -> float | Non
         moments: moments of the score.
         resolution: how far a score may be from its float64 value.
     """
-    if not moments.sd > resolution:
+    if not resolution < moments.sd < math.inf:
         return None
     return (observed - moments.mean) / moments.sd
 
@@ -130,7 +132,7 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:
-            if getattr(left, name) != getattr(right, name):
+            if not _alike(getattr(left, name), getattr(right, name)):
                 raise InputError(
                     f"results differ in {name} ({getattr(left, name)} and {getattr(right, name)}); only parts of one "
                     "null can be merged"
@@ -147,6 +149,13 @@ def merge(results: Sequence[NullResult]) -> NullResult:
         resolution=max(result.resolution for result in ordered),
         rescored=sum(result.rescored for result in ordered), **{name: getattr(start, name) for name in same},
     )  # fmt: skip
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Say whether two fields are equal; numbers up to what another machine's rounding may change."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING)
+    return one == other
 
 
 def _result(*, draws: Float[np.ndarray, "perm"], exceedances: int, **given: Any) -> NullResult:

@@ -18,6 +18,8 @@ def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Me
     Raises:
         InputError: a name is unknown or repeated, or there is none.
     """
+    if isinstance(names, str):
+        raise InputError(f"measures {names!r} is one name; give a list, [{names!r}]")
     found = [find_measure(name, rank_bits=rank_bits) for name in names]
     if not found or len({measure.name for measure in found}) < len(found):
         raise InputError(f"measures {list(names)} must be distinct, and at least one of {', '.join(MEASURES)}")

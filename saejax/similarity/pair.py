@@ -132,7 +132,10 @@ def _as_matrix(values: Any, name: str) -> Float[np.ndarray, "n d"]:
     try:
         matrix = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} cannot be read as an array ({error}); give numbers on the CPU") from None
+        raise InputError(
+            f"{name} cannot be read as an array ({error}); give real numbers on the CPU without a gradient, as "
+            "`tensor.detach().cpu().float()` does"
+        ) from None
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(f"{name} has shape {matrix.shape}; give a matrix, one row per feature")
     if np.iscomplexobj(matrix):

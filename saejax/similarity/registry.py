@@ -63,6 +63,9 @@ WITH_OPTIONS: dict[str, Callable[..., Measure]] = {
     "second_order_cosine": second_order_cosine,
 }
 
+NOT_IN_NAMES = ("inner", "rank_bits")
+"""Options that are arguments alone: two measures that differ in them have one name."""
+
 WITHOUT_A_NULL = ("uniformity", "magnitude", "concentricity", "imd")
 """Measures of the literature that describe each set of rows on its own and compare the two numbers."""
 
@@ -78,7 +81,7 @@ def find_measure(name: str, **options: Any) -> Measure:
         InputError: the measure is unknown, has no such option, or no re-pairing changes it.
     """
     bare, _, given = name.partition(":")
-    if bare in WITHOUT_A_NULL:
+    if bare.lower() in WITHOUT_A_NULL:
         raise InputError(
             f"measure {bare!r} describes the rows of each side on their own, so no re-pairing changes it and it has no "
             f"permutation null; choose among {', '.join(MEASURES)}"
@@ -87,7 +90,8 @@ def find_measure(name: str, **options: Any) -> Measure:
         raise InputError(f"measure {bare!r} is unknown; choose among {', '.join(MEASURES)}")
     make = WITH_OPTIONS.get(bare)
     known = {} if make is None else inspect.signature(make).parameters
-    wanted = dict(_option(name, part, known) for part in given.split(",")) if given else {}
+    named = {option: known[option] for option in known if option not in NOT_IN_NAMES}
+    wanted = dict(_option(name, part, named) for part in given.split(",")) if given else {}
     wanted |= {option: value for option, value in options.items() if option in known and value is not None}
     return make(**wanted) if make is not None and wanted else MEASURES[bare]
 

@@ -17,7 +17,7 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import NullResults, draws, merge, permutation_test
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import batch_size
+from saejax.nulls.engine import batch_size, whole
 from saejax.nulls.inference import count_exceedances, p_value
 from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
 from saejax.similarity import MEASURES, Measure, Pair
@@ -366,6 +366,7 @@ def test_host_is_the_default_on_a_cpu() -> None:
         ({"measures": ["svcca", "ckk"]}, "measure 'ckk' is unknown; choose among svcca"),
         ({"measures": []}, r"measures \[\] must be distinct, and at least one of svcca"),
         ({"measures": ["rsa", "rsa"]}, r"measures \['rsa', 'rsa'\] must be distinct"),
+        ({"measures": "svcca"}, "measures 'svcca' is one name; give a list"),
         ({"scheme": "block"}, "scheme 'block' is unknown; choose one of uniform"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
         ({"first": -1}, r"permutations -1 to 299 must lie between 0 and 2\^32"),
@@ -381,6 +382,22 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     x, y = matrices(8, 8, 3, 3, 0.0)
     with pytest.raises(InputError, match=message):
         run(x, y, **options)
+
+
+def test_whole_numbers_of_any_library_will_do() -> None:
+    assert type(whole("seed", np.int64(3))) is int
+    for number in (1e4, "20", None):
+        with pytest.raises(InputError, match=f"permutations {number!r} must be a whole number"):
+            whole("permutations", number)
+
+
+def test_a_refused_null_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """So that its remedy, fewer measures, can be followed in the same place."""
+    x, y = matrices(8, 300, 3, 3, 0.0)
+    with pytest.raises(InputError, match="ask for fewer measures"):
+        run(x, y, measures=["cka", "rsa"], memory_gib=0.0005, checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(x, y, 20, measures=["cka"], checkpoint=tmp_path / "run")
 
 
 def test_bad_matrices_die_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,6 +189,32 @@ def test_a_measure_that_was_refused_joins_the_others_later(tmp_path: Path, monke
     assert len(draws_of(tmp_path, whole[1])) == 50
 
 
+class Unreadable:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_cell_that_fails_on_the_way_leaves_the_others_alone(
+    impl: Impl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cannot be read; one has no memory left once it is scored, alone or in a stack with another of its shape."""
+    settle = Null.settle
+
+    def without_memory(self: Null, start: int, bounds: Any) -> Any:
+        if self.n == 30:
+            raise MemoryError("no room")
+        return settle(self, start, bounds)
+
+    monkeypatch.setattr(Null, "settle", without_memory)
+    unreadable = dataclasses.replace(cell(9), x=Unreadable())
+    results = run([unreadable, cell(28), cell(30), cell(31)], tmp_path, impl=impl, measures=["cka"])
+    assert [record["cell"] for record in results] == ["n28", "n31"]
+    assert [(failure["cell"], failure["error"]) for failure in results.failures] == [
+        ("n9", "the disk is gone"), ("n30", "no room"),
+    ]  # fmt: skip
+
+
 def test_a_fast_way_that_is_off_fails_its_cell_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rsa = MEASURES["rsa"]
 

@@ -95,6 +95,14 @@ def test_parts_merge_into_the_whole_in_any_order() -> None:
     assert merge([whole]) == whole
 
 
+def test_parts_of_unlike_machines_merge() -> None:
+    """Another BLAS rounds an observed score and moments otherwise."""
+    left, right = part(0, [1.0, 2.0], exact_mean=0.25), part(2, [3.0], exact_mean=np.nextafter(0.25, 1))
+    assert merge([left, right]).permutations == 3
+    with pytest.raises(InputError, match="results differ in exact_mean"):
+        merge([left, dataclasses.replace(right, exact_mean=0.2501)])
+
+
 @pytest.mark.parametrize(
     ("parts", "message"),
     [

@@ -25,7 +25,7 @@ def test_a_measure_made_without_options_is_the_registered_one() -> None:
         assert make().name == name
 
 
-@pytest.mark.parametrize("name", ["uniformity", "magnitude", "concentricity", "imd"])
+@pytest.mark.parametrize("name", ["uniformity", "magnitude", "concentricity", "imd", "IMD"])
 def test_what_no_repairing_changes_is_refused_with_the_reason(name: str) -> None:
     with pytest.raises(InputError, match=f"measure '{name}' describes the rows of each side on their own, so no re-pa"):
         find_measure(name)
@@ -38,6 +38,8 @@ def test_what_no_repairing_changes_is_refused_with_the_reason(name: str) -> None
         ("svcca:k=3", "measure 'svcca:k=3' has no option 'k=3'; its options are components, variant, given as"),
         ("cka:k=3", "measure 'cka:k=3' has no option 'k=3'; its options are none, given as option=value"),
         ("svcca:components", "measure 'svcca:components' has no option 'components'; its options are"),
+        ("rsa:rank_bits=16", "measure 'rsa:rank_bits=16' has no option 'rank_bits=16'; its options are none"),
+        ("rsa_cosine:inner=euclidean", "measure 'rsa_cosine:inner=euclidean' has no option"),
         ("svcca:components=0", "svcca: components 0 must be at least 1"),
         ("svcca:components=x", "measure 'svcca:components=x': components 'x' must be a whole number"),
     ],
