@@ -39,9 +39,11 @@ class NullResult:
         method: `sampled`: re-pairings were drawn at random, with repetition.
         seed: seed of the re-pairings.
         first: number of the first re-pairing.
-        resolution: how far a draw may be from its float64 score.
+        resolution: how far a draw near the null's mean may be from its float64 score by the measure's tolerance; fifty
+            times as far where its core is only known as an interval.
         score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
-        rescored: how many draws came so close to the observed score that they were scored again in float64.
+        rescored: how many draws were scored again in float64, because they came close to the observed score or float32
+            could not tell them.
         exact_mean: mean score over all re-pairings, in closed form; None where the measure has none, or the scheme.
         exact_sd: their standard deviation, likewise.
         exact_z: (observed - exact_mean) / exact_sd: z without sampling error.

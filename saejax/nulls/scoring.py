@@ -37,6 +37,7 @@ CommonLengths: TypeAlias = Callable[[dict[str, int], int], dict[str, int]]
 PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
 BATCH_BYTES = 256 * 2**20  # more at once is no faster
 LARGEST_BATCH = 1024
+WIDE = 50
 
 
 def default_impl() -> Impl:
@@ -197,7 +198,10 @@ class Null:
         return [Bounds(*(np.asarray(end, np.float64) for end in each)) for each in bounds]
 
     def settle(self, start: int, bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray]:
-        """Score draws again in float64 whose interval touches the observed core, so that they count alike everywhere.
+        """Score draws again in float64 that float32 cannot tell.
+
+        They are those whose interval touches the observed core, so that they count alike everywhere, and those whose
+        interval is so wide that it would be seen in the null's mean and SD: `WIDE` tolerances to either side.
 
         Args:
             start: number of the first re-pairing.
@@ -210,15 +214,16 @@ class Null:
         tolerance = np.array([measure.tolerance for measure in self.plan.measures])[:, None]
         observed, constant = np.array(self.observed)[:, None], np.array(self.constant)[:, None]
         cores = np.where(constant, observed, (lows + highs) / 2)
-        touching = (lows - tolerance <= observed) & (observed <= highs + tolerance) & ~constant
-        places = np.flatnonzero(touching.any(axis=0))
+        touching = (lows - tolerance <= observed) & (observed <= highs + tolerance)
+        untold = (touching | (highs - lows > 2 * WIDE * tolerance)) & ~constant
+        places = np.flatnonzero(untold.any(axis=0))
         if not len(places):
-            return cores, touching
+            return cores, untold
         indices = drawing.as_indices(start, start + cores.shape[1])[places]
         for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
-            again = np.flatnonzero(touching[:, place])
+            again = np.flatnonzero(untold[:, place])
             cores[again, place] = self.rescore(again.tolist(), perm)
-        return cores, touching
+        return cores, untold
 
     def rescore(self, chosen: Sequence[int], perm: Permutation) -> list[float]:
         """Return the float64 core of one re-pairing by each of some measures, always on the CPU."""

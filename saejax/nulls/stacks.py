@@ -64,7 +64,7 @@ class Stack:
 
 
 def fill(stack: Stack, draws: Sequence[Draws], batch: int, advance: Callable[[int], None]) -> None:
-    """Make the draws that are missing; those whose interval touches the observed core are float64 cores.
+    """Make the draws that are missing; those that float32 cannot tell are float64 cores.
 
     Args:
         stack: what is scored.

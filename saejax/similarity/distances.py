@@ -10,9 +10,8 @@ two rows, which is exact for equal rows and right to the last digits for others.
 
 Distances that are equal in exact arithmetic come out with different last digits. Where order matters (`Rows.upper`)
 `TIE_BITS` leading bits are kept of each, so that such distances are equal again: rows of whole numbers, or a third
-row's distances to two equal rows. Distances of 0 that are not computed from differences remain a few 1e-16; for cosine
-they are set to 0. For correlation they are left as they are, in the order that rounding gives them, because published
-scores are made so: see `saejax.similarity.rsa`.
+row's distances to two equal rows. Distances of 0 that are not computed from differences remain a few 1e-16, and are set
+to 0.
 """
 
 import dataclasses
@@ -87,8 +86,7 @@ class Rows:
     def _angular(self, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
         np.subtract(1, product, out=product)
         np.clip(product, 0, 2, out=product)
-        if self.inner == "cosine":
-            product[product <= ROUNDING["cosine"]] = 0
+        product[product <= ROUNDING[self.inner]] = 0
         return product
 
     def _euclidean(self, start: int, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:

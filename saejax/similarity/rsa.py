@@ -21,11 +21,10 @@ centred ranks as whole numbers (`saejax.similarity.ranks`), found once,
 
 is Pearson's correlation of a and b[p, p]: Spearman's with 32 bits a rank, and within `score_error` of it with 16.
 
-Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie. With correlation inside
-two equal rows still lie at a distance of 0 or a few 1e-16, in an order that rounding decides, as in published code.
-With k such pairs of N this moves a score by about (k / N)^1.5 / sqrt(N), 1e-5 where rows of a small matrix are often
-repeated, and takes a part of about (k / N)^3 / 2 of it, in the observed pairing and in every re-pairing alike; cosine
-and euclidean tie them at 0.
+Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie, and rows of one
+direction tie at 0. Published code leaves such rows at 0 or a few 1e-16, in an order that rounding decides. Its scores
+differ from ours by about (k / N)^1.5 / sqrt(N) with k such pairs of N: 1e-5 where rows of a small matrix are often
+repeated, 1e-2 and more with two columns, where half of all pairs of rows have one direction.
 
 Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`; at n = 4,000 6 ms of one core with 32
 bits and 4 ms with 16, against about 4,900 ms for ranking anew (`scripts/bench_null.py`). Ranking takes 1.5 s of one
@@ -201,7 +200,7 @@ def _reference(inner: Inner, x: AnyArray, y: AnyArray) -> float:
 
 
 def _distances(inner: Inner, matrix: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "pairs"]:
-    """Return the distances of rows i < j; for correlation by the steps of published code, down to their rounding."""
+    """Return the distances of rows i < j, those of one direction at 0."""
     if inner == "euclidean":
         distances = pdist(matrix)
     elif inner == "cosine":
@@ -211,6 +210,7 @@ def _distances(inner: Inner, matrix: Float[np.ndarray, "n d"]) -> Float[np.ndarr
         rows = matrix - matrix.mean(axis=1, keepdims=True)
         rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
         distances = squareform(np.clip(1 - rows @ rows.T, 0, 2), checks=False)
+        distances[distances < 1e-12] = 0
     mantissas, exponents = np.frexp(distances)
     return np.ldexp(np.round(mantissas * 2.0 ** (TIE_BITS + 1)), exponents)
 

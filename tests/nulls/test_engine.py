@@ -384,6 +384,21 @@ def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
         run(x, y, **options)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_draws_that_float32_cannot_tell_are_scored_in_float64(impl: Impl) -> None:
+    """One row of each side outweighs the others: float32 is off by up to 1e-2 of a debiased CKA."""
+    x, y = matrices(11, 40, 6, 5, 0.0)
+    x[3] *= 1000
+    y[7] *= 1000
+    result = run(x, y, 60, measures=["cka_debiased"], impl=impl)[0]
+    measure = MEASURES["cka_debiased"]
+    state = measure.prepare(x, y)
+    perms = drawing.on_host(drawing.key_of(5), drawing.as_indices(0, 60), 40)
+    expected = [measure.score_exact(state, perm) for perm in perms]
+    np.testing.assert_allclose(result.draws, expected, atol=50 * measure.tolerance, rtol=0)
+    assert result.rescored > 30
+
+
 def test_whole_numbers_of_any_library_will_do() -> None:
     assert type(whole("seed", np.int64(3))) is int
     for number in (1e4, "20", None):

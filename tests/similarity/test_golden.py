@@ -7,12 +7,13 @@ why, stands in `DIFFERENT`.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from saejax.similarity import MEASURES, Measure
 from saejax.similarity.svcca import svcca
@@ -40,6 +41,7 @@ LIBRARY_NAMES = {
 }
 EQUAL_ROWS = "neighbours of equal rows are in an order that only rounding decides; refused here"
 DIFFERENT = {
+    ("rsa", "hubs7"): "distances of equal rows, 0 or a few 1e-16 there, tie here",
     ("knn_jaccard", "hubs7"): EQUAL_ROWS,
     ("rank_similarity", "hubs7"): EQUAL_ROWS,
     ("second_order_cosine", "hubs7"): EQUAL_ROWS,
@@ -90,6 +92,23 @@ def test_scores_repeat_the_library(case: Case) -> None:
         np.testing.assert_allclose(np.asarray(scores), case.expected, atol=1e-4, rtol=1e-4)
     exact = [measure.score_exact(state, perm) for perm in case.perms]
     np.testing.assert_allclose(exact, case.expected, atol=1e-6, rtol=1e-6)
+
+
+def test_rsa_of_equal_rows_is_the_librarys_but_for_ties() -> None:
+    """Spearman of distances that are 0 where rows are equal; the library's, in the order of rounding, are near it."""
+    with np.load(GOLDEN) as golden:
+        x, y, perms = (golden[f"hubs7/{name}"] for name in ("x", "y", "perms"))
+        library = json.loads(str(golden["scores_json"]))["hubs7"]["RSA"]
+    above = np.triu_indices(len(x), 1)
+    for perm, score in zip(perms, library, strict=True):
+        distances = []
+        for rows in (x, y[perm]):
+            _, which = np.unique(rows, axis=0, return_inverse=True)
+            apart = np.round(1 - np.corrcoef(rows), 13)
+            distances.append(np.where(which[:, None] == which, 0, apart)[above])
+        found: Any = scipy.stats.spearmanr(*distances)
+        assert MEASURES["rsa"].reference(x, y[perm]) == pytest.approx(found.statistic, abs=1e-9)
+        assert score == pytest.approx(found.statistic, abs=1e-4)
 
 
 def test_every_measure_is_held_against_the_library_or_says_why_not() -> None:

@@ -43,6 +43,22 @@ def test_names_do_not_tell_how_ranks_are_kept() -> None:
     assert rsa() is RSA
 
 
+@pytest.mark.parametrize("rank_bits", [16, 32])
+def test_scaled_rows_of_few_directions_tie(rank_bits: int) -> None:
+    """With two columns every correlation is 1 or -1, whatever the rows' scales."""
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 2))
+    above = np.triu_indices(30, 1)
+    signs = [np.sign(side[:, 0] - side[:, 1]) for side in (x, y)]
+    found: Any = scipy.stats.spearmanr(*(-np.outer(sign, sign)[above] for sign in signs))
+    for scaled in (x, x * rng.uniform(0.5, 2, size=(30, 1))):
+        measure = rsa(rank_bits=rank_bits)
+        assert measure.score_exact(measure.prepare(scaled, y), np.arange(30)) == pytest.approx(
+            found.statistic, abs=1e-6
+        )
+        assert RSA.reference(scaled, y) == pytest.approx(found.statistic, abs=1e-12)
+
+
 @every_inner
 def test_is_spearmans_correlation_of_distances(inner: Inner) -> None:
     rng = np.random.default_rng(0)
