@@ -50,7 +50,8 @@ def test_scaled_rows_of_few_directions_tie(rank_bits: int) -> None:
     x, y = rng.normal(size=(30, 2)), rng.normal(size=(30, 2))
     above = np.triu_indices(30, 1)
     signs = [np.sign(side[:, 0] - side[:, 1]) for side in (x, y)]
-    found: Any = scipy.stats.spearmanr(*(-np.outer(sign, sign)[above] for sign in signs))
+    left, right = (-np.outer(sign, sign)[above] for sign in signs)
+    found: Any = scipy.stats.spearmanr(left, right)
     for scaled in (x, x * rng.uniform(0.5, 2, size=(30, 1))):
         measure = rsa(rank_bits=rank_bits)
         assert measure.score_exact(measure.prepare(scaled, y), np.arange(30)) == pytest.approx(
