@@ -29,12 +29,9 @@ import numpy as np
 from jaxtyping import Float
 
 from saejax_kernels.polar_factors import polar_factors
-from saejax_kernels.summation import pairwise_sum
+from saejax_kernels.summation import FAST_SUMS, pairwise_sum
 
 EPSILON = float(np.finfo(np.float64).eps)
-
-# Sums may be reassociated, which is what lets them use vector lanes; NaN and infinity keep their meaning.
-FAST_SUMS = {"reassoc", "contract", "nsz"}
 
 
 def nuclear_norms(

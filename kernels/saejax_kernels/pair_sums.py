@@ -20,12 +20,9 @@ import numba
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
-from saejax_kernels.summation import pairwise_sum
+from saejax_kernels.summation import FAST_SUMS, pairwise_sum
 
 BLOCK = 8  # permutations that share one walk over the rows of a
-
-# Sums may be reassociated, which is what lets them use vector lanes; NaN and infinity keep their meaning.
-FAST_SUMS = {"reassoc", "contract", "nsz"}
 
 
 def pair_sums(

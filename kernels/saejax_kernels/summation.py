@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+# For numba: sums may be reassociated, which is what lets them use vector lanes; NaN and infinity keep their meaning.
+FAST_SUMS = {"reassoc", "contract", "nsz"}
+
 
 def pairwise_sum(values: Float[jax.Array, "*batch n"]) -> Float[jax.Array, "*batch"]:
     """Add along the last axis by halving it, with a relative error of at most log2(n) roundings.

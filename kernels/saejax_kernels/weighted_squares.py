@@ -14,10 +14,7 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
-from saejax_kernels.summation import pairwise_sum
-
-# Sums may be reassociated, which is what lets them use vector lanes; NaN and infinity keep their meaning.
-FAST_SUMS = {"reassoc", "contract", "nsz"}
+from saejax_kernels.summation import FAST_SUMS, pairwise_sum
 
 
 def weighted_squares(
