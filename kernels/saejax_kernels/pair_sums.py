@@ -42,13 +42,14 @@ def pair_sums(
             at the end cost next to nothing in numba.
         b: symmetric matrix with a zero diagonal, of the same dtype.
         perms: one permutation of 0 .. n - 1 per row.
-        impl: `jax` traces under `jit` and `vmap` on any device. It sums in the dtype of `a`, integers in float32,
-            pairwise: the error is at most 2 (log2 n + 2) roundings of S, 2e-6 S at n = 4,096 in float32.
+        impl: `jax` traces under `jit` and `vmap` on any device. It multiplies in the dtype of `a`, integers in float32,
+            and sums with twice the digits (`saejax_kernels.summation`): the error is at most three roundings of S,
+            2e-7 S in float32.
             `numba` runs on the CPU from the host. It sums int16 in int64, without any error while the sum is below
             2^53; all else in float64, where the error is at most 2 n roundings of S, 1e-12 S at n = 4,096, and none
             while S is below 2^53 and the numbers are integers.
-            `pallas` traces for a GPU or a TPU alone and sums in float32; the two kernels state their errors, memory
-            and dtypes.
+            `pallas` traces for a GPU or a TPU alone and sums in the same way; the two kernels state their errors,
+            memory and dtypes.
 
     Returns:
         One sum per permutation: float64 from numba.

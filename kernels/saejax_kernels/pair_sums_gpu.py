@@ -6,8 +6,8 @@ small enough for several to share a processor, so that some copy while others ga
 memory, so that one step is written in the dialect underneath, by `inline_mgpu`.
 
 On an H200 (JAX 0.11.2) it took 0.014 and 0.025 ms per permutation at n = 4,000 in int16 and float32, where XLA's gather
-took 4.7, and 1.9 ms at n = 32,768 in int16; sums of random numbers were within 7e-9 of the sum of the terms' sizes.
-Without a GPU, tests lower all of it for one, and interpret it on the CPU with jax.numpy's indexing in place of that
+took 4.7, and 1.9 ms at n = 32,768 in int16. That was with plain float32 sums; what rounding takes away has been kept
+since, which costs five additions per product and has not been timed. Without a GPU, tests lower all of it for one, and interpret it on the CPU with jax.numpy's indexing in place of that
 step.
 """
 
@@ -24,7 +24,7 @@ from jaxlib.mlir.dialects import arith, memref
 from jaxtyping import Float32, Integer, Num
 
 from saejax_kernels.padding import pad_pair
-from saejax_kernels.summation import pairwise_sum
+from saejax_kernels.summation import pairwise_sum, two_sum
 
 THREADS = 128  # of a block; also the rows of a that it walks, and the width in which a row lies in shared memory
 TILE = 1024  # numbers of a row that a block of threads holds at once
@@ -45,9 +45,9 @@ def pair_sums_gpu(
 ) -> Float32[jax.Array, "perm"]:
     """Sum a[i, j] b[p_i, p_j] over i < j for every permutation p, in float32.
 
-    A thread adds n / 1024 products per row (up to n / 128 where n is no multiple of 1024), then 128 rows; the rest is
-    pairwise. So at n = 4,096 the error is at most 4 + 128 + 16 roundings of the sum of the terms' sizes, 1e-5 of it.
-    Memory beyond the arguments: 32 n bytes per permutation; copies of `a` and `b` unless n is a multiple of 128.
+    Each product is rounded, and added with twice the digits; so is the sum of a thread, and that of all. The error is
+    at most three roundings of the sum of the terms' sizes, 2e-7 of it. Memory beyond the arguments: 40 n bytes per
+    permutation; copies of `a` and `b` unless n is a multiple of 128.
 
     Args:
         a: symmetric matrix with a zero diagonal, of dtype float32, int16 or int32; n at most 32,768.
@@ -78,7 +78,7 @@ def pair_sums_gpu(
     return pairwise_sum(partial_sums.reshape(len(perms), -1)) / 2
 
 
-def _sum_rows(a: Any, b: Any, perms: Any, sums: Any, b_row: Any, arrived: Any, *, tile: int, interpret: bool) -> None:
+def _sum_rows(a: Any, b: Any, perms: Any, totals: Any, b_row: Any, arrived: Any, *, tile: int, interpret: bool) -> None:
     """Add the products of 128 rows of one permutation, `tile` columns side by side."""
     q, chunk = jax.lax.axis_index(PERMUTATIONS), jax.lax.axis_index(CHUNKS)
     layout = plgpu.Layout.WG_STRIDED((tile,), vec_size=min(4, tile // THREADS))
@@ -89,20 +89,22 @@ def _sum_rows(a: Any, b: Any, perms: Any, sums: Any, b_row: Any, arrived: Any, *
     def gather(index: jax.Array) -> jax.Array:
         return b_row[...].reshape(-1)[index] if interpret else _gather(b_row, index, layout)
 
-    def add_row(step: jax.Array, total: jax.Array) -> jax.Array:
+    def add_row(step: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         row = chunk * THREADS + step
         plgpu.copy_gmem_to_smem(b.at[perms[q, row]], b_row, arrived)
         plgpu.barrier_wait(arrived)
 
-        def add_tile(t: jax.Array, row_total: jax.Array) -> jax.Array:
+        def add_tile(t: jax.Array, sums: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             columns = pl.ds(t * tile, tile)
             a_tile, b_tile = spread(a[row, columns]), gather(spread(perms[q, columns]))
-            return row_total + a_tile.astype(jnp.float32) * b_tile.astype(jnp.float32)
+            high, lost = two_sum(sums[0], a_tile.astype(jnp.float32) * b_tile.astype(jnp.float32))
+            return high, sums[1] + lost
 
-        return total + jax.lax.fori_loop(0, a.shape[1] // tile, add_tile, zero)
+        return jax.lax.fori_loop(0, a.shape[1] // tile, add_tile, sums)
 
     zero = spread(jnp.zeros(tile, jnp.float32))
-    sums[q, chunk] = jax.lax.fori_loop(0, THREADS, add_row, zero)
+    high, low = jax.lax.fori_loop(0, THREADS, add_row, (zero, zero))
+    totals[q, chunk] = high + low
 
 
 def _gather(b_row: Any, index: jax.Array, layout: Any) -> jax.Array:
