@@ -5,13 +5,19 @@
     euclidean    |x_i - x_j| * c, with c a power of two that brings the matrix near 1
 
 All come from products of rows, which is what makes them fast; products leave an absolute error of a few 1e-16 of the
-rows' squared norms. Where a Euclidean distance is small beside those, it is computed anew from the difference of the
-two rows, which is exact for equal rows and right to the last digits for others.
+rows' squared norms. Where a distance is small beside those, it is computed anew from the difference of the two rows,
+which is exact for equal rows and right to the last digits for others. Correlations and cosines near -1 are as close
+to a limit as those near 1, and where one direction outweighs all others most rows are near one or the other. So they
+are computed anew from the sum of the two rows, and given as orders:
+
+    d = 1 - r  for r >= 0,    1 / (1 + r)  for r < 0
+
+which grows as the distance does, from 0 to infinity, and keeps the digits at both ends.
 
 Distances that are equal in exact arithmetic come out with different last digits. Where order matters (`Rows.upper`)
 `TIE_BITS` leading bits are kept of each, so that such distances are equal again: rows of whole numbers, or a third
-row's distances to two equal rows. Distances of 0 that are not computed from differences remain a few 1e-16, and are set
-to 0.
+row's distances to two equal rows. Rows of one direction, or of opposite ones, as far as float64 tells, are at the
+limit.
 """
 
 import dataclasses
@@ -19,7 +25,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial.distance import cdist
 
 Inner = Literal["correlation", "cosine", "euclidean"]
@@ -28,9 +34,7 @@ ONE_BLOCK = 4096  # up to so many rows all distances are one block, 128 MiB
 BLOCK = 2**22  # distances per block above that, 32 MiB
 TIE_BITS = 36
 CANCELLED = 2.0**-10  # share of the squared norms below which a squared distance is computed from the difference
-
-# How far distances that are 0 in exact arithmetic may be from it.
-ROUNDING: dict[Inner, float] = {"correlation": 1e-12, "cosine": 1e-12, "euclidean": 0.0}
+ROUNDINGS = 4.0  # of the numbers that a unit row was made of, in units of their spacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,31 +45,35 @@ class Rows:
         inner: which distance.
         reduced: rows of unit norm (correlation, cosine) or about the column means, of which products are taken.
         points: rows of which differences are taken, for euclidean; else the same array.
+        error: how far rounding may have moved each row of unit norm; 0 for euclidean.
     """
 
     inner: Inner
     reduced: Float[np.ndarray, "n d"]
     points: Float[np.ndarray, "n d"]
+    error: Float[np.ndarray, "n"]
 
     @classmethod
     def of(cls, values: Float[np.ndarray, "n d"], inner: Inner) -> "Rows":
         """Prepare a matrix: not constant and, but for euclidean, with rows that have a direction."""
         if inner == "euclidean":
             points = _near_one(values, None)
-            return cls(inner, points - points.mean(axis=0), points)
+            return cls(inner, points - points.mean(axis=0), points, np.zeros(len(points)))
         rows = _near_one(values, 1)
+        before = _norms(rows)
         if inner == "correlation":
             rows -= rows.mean(axis=1, keepdims=True)
-        rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-        return cls(inner, rows, rows)
+        norms = _norms(rows)
+        rows /= norms[:, None]
+        return cls(inner, rows, rows, ROUNDINGS * np.finfo(np.float64).eps * before / norms)
 
     def sample(self, most: int) -> "Rows":
         """Return at most so many rows, evenly spaced, at the same distances from each other as here."""
         step = -(-len(self.points) // most)
-        return Rows(self.inner, self.reduced[::step], self.points[::step])
+        return Rows(self.inner, self.reduced[::step], self.points[::step], self.error[::step])
 
     def blocks(self) -> Iterator[tuple[int, Float[np.ndarray, "block rest"]]]:
-        """Yield distances of consecutive rows to the rows from the first of them on.
+        """Yield distances, or their orders, of consecutive rows to the rows from the first of them on.
 
         Yields:
             The number of the first row of the block, s, and distances [i, j] of row s + i and row s + j, of which
@@ -75,19 +83,24 @@ class Rows:
         step = n if n <= ONE_BLOCK else max(1, BLOCK // n)
         for start in range(0, n, step):
             product = self.reduced[start : start + step] @ self.reduced[start:].T
-            distances = self._euclidean(start, product) if self.inner == "euclidean" else self._angular(product)
-            yield start, distances
+            yield start, (self._euclidean if self.inner == "euclidean" else self._angular)(start, product)
 
     def upper(self) -> Iterator[Float[np.ndarray, "pairs"]]:
         """Yield the distances of pairs i < j, row after row, in consecutive pieces, rounded so that equal ones tie."""
         for _, block in self.blocks():
             yield _leading_bits(np.concatenate([row[i + 1 :] for i, row in enumerate(block)]))
 
-    def _angular(self, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
-        np.subtract(1, product, out=product)
-        np.clip(product, 0, 2, out=product)
-        product[product <= ROUNDING[self.inner]] = 0
-        return product
+    def _angular(self, start: int, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
+        opposite = product < 0
+        product = np.subtract(1, np.abs(product, out=product), out=product)
+        near = product < CANCELLED
+        for sign, marks in ((1, near & ~opposite), (-1, near & opposite)):
+            for i, others in _marked(marks):
+                halves = cdist(sign * self.points[None, start + i], self.points[start + others], "sqeuclidean")[0] / 2
+                halves[halves <= (self.error[start + i] + self.error[start + others]) ** 2 / 2] = 0
+                product[i, others] = halves
+        with np.errstate(divide="ignore"):  # opposite rows are infinitely far
+            return np.divide(1, product, out=product, where=opposite)
 
     def _euclidean(self, start: int, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
         squares = np.einsum("nd,nd->n", self.reduced, self.reduced)
@@ -95,12 +108,21 @@ class Rows:
         product *= -2
         product += norms
         norms *= CANCELLED
-        cancelled = np.triu(product < norms, 1)
-        for i in np.flatnonzero(cancelled.any(axis=1)):
-            others = np.flatnonzero(cancelled[i])
+        for i, others in _marked(product < norms):
             product[i, others] = cdist(self.points[None, start + i], self.points[start + others], "sqeuclidean")[0]
         np.maximum(product, 0, out=product)
         return np.sqrt(product, out=product)
+
+
+def _norms(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+    return np.sqrt(np.einsum("nd,nd->n", rows, rows))
+
+
+def _marked(block: Bool[np.ndarray, "block rest"]) -> Iterator[tuple[int, Int[np.ndarray, "_"]]]:
+    """Yield the rows of a block that have marks above its diagonal, and the columns where they are."""
+    above = np.triu(block, 1)
+    for i in np.flatnonzero(above.any(axis=1)):
+        yield int(i), np.flatnonzero(above[i])
 
 
 def _near_one(values: Float[np.ndarray, "n d"], axis: int | None) -> Float[np.ndarray, "n d"]:

@@ -21,7 +21,7 @@ bound on |t - t_cell|^2. Seen as vectors over pairs, t and q enclose an angle wi
     sin^2(angle) <= (|t_cell - s q|^2 + w) / (|t_cell|^2 + w),   w = sum over cells of (c^3 - c - g^3 + g) / 3
 
 where of the c pairs in a cell g were found to be equally far, so that they tie, and the rest may be in any order.
-Distances of 0 have a cell of their own and tie there. A correlation of two such vectors is the cosine of an angle
+Distances of 0, and those of opposite rows, have cells of their own and tie there. A correlation of two such vectors is the cosine of an angle
 that moves by at most the sum of both sides' angles, for this and for every re-pairing. For distances without ties
 that is 1.5e-5 for each side. Large groups of ties that share a cell widen it: to 1e-3 for rows of which some stand
 there up to 600 times (n = 9,451), where scores moved by 2e-7.
@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float, Int, Int32, Shaped
 from scipy.spatial.distance import squareform
 
-from saejax.similarity.distances import ROUNDING, Rows
+from saejax.similarity.distances import Rows
 
 LARGEST_EXACT = 4096  # rows up to which t is below 2^24
 MOST_ROWS = 65536  # rows up to which t is below 2^31
@@ -88,7 +88,7 @@ def quantised_ranks(rows: Rows) -> Ranks:
         quantised[place : place + len(cells)] = levels[cells]
         place += len(cells)
         tied += np.bincount(cells[distances == example[cells]], minlength=CELLS)
-    tied[0] = counts[0]
+    tied[[0, -1]] = counts[[0, -1]]
     total = float(counts @ levels)
     spread = float(np.sum(_spread(counts) - _spread(tied)))
     norm, angle = _norm_and_angle(counts.astype(np.float64), ranks, levels - total / pairs, spread)
@@ -108,29 +108,28 @@ def _centred_midranks(values: Float[np.ndarray, "pairs"]) -> Int32[np.ndarray, "
 
 
 class _Grid(NamedTuple):
-    """Cells of distance, growing with it: 0 for a distance of 0, 1 and the last for what lies outside the range."""
+    """Cells of distance, growing with it: the first and last for limits, those beside for what lies out of range."""
 
-    zero: float
     low: int
     shift: int
 
     @classmethod
     def of(cls, rows: Rows) -> "_Grid":
-        zero = ROUNDING[rows.inner]
         sample = np.concatenate(list(rows.sample(SAMPLE).upper()))
-        bits = np.sort(sample[sample > zero]).view(np.int64)
+        bits = np.sort(sample[(sample > 0) & np.isfinite(sample)]).view(np.int64)
         if not len(bits):
-            return cls(zero, 0, 0)
+            return cls(0, 0)
         outside = int(len(bits) * OUTSIDE)
         low, high = int(bits[outside]), int(bits[-1 - outside])
-        return cls(zero, low, max(0, (high - low).bit_length() - CELLS.bit_length() + 1))
+        return cls(low, max(0, (high - low).bit_length() - CELLS.bit_length() + 1))
 
     def cells(self, distances: Float[np.ndarray, "pairs"]) -> Int[np.ndarray, "pairs"]:
         cells = distances.view(np.int64) - self.low
         cells >>= self.shift
         cells += 2
-        np.clip(cells, 1, CELLS - 1, out=cells)
-        cells[distances <= self.zero] = 0
+        np.clip(cells, 1, CELLS - 2, out=cells)
+        cells[distances == 0] = 0
+        cells[np.isinf(distances)] = CELLS - 1
         return cells
 
 

@@ -21,8 +21,8 @@ centred ranks as whole numbers (`saejax.similarity.ranks`), found once,
 
 is Pearson's correlation of a and b[p, p]: Spearman's with 32 bits a rank, and within `score_error` of it with 16.
 
-Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie, and rows of one
-direction tie at 0. Published code leaves such rows at 0 or a few 1e-16, in an order that rounding decides. Its scores
+Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie, and so do rows of one
+direction, and of opposite ones (`saejax.similarity.distances`). Published code leaves such rows at 0 or a few 1e-16, in an order that rounding decides. Its scores
 differ from ours by about (k / N)^1.5 / sqrt(N) with k such pairs of N: 1e-5 where rows of a small matrix are often
 repeated, 1e-2 and more with two columns, where half of all pairs of rows have one direction.
 
@@ -41,10 +41,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
-from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.distance import pdist
 
 from saejax.errors import InputError
-from saejax.similarity.distances import ROUNDING, TIE_BITS, Inner, Rows
+from saejax.similarity.distances import TIE_BITS, Inner, Rows
 from saejax.similarity.measure import Bounds, Measure, exactly
 from saejax.similarity.moments import Moments, mantel_moments, matrix_sums
 from saejax.similarity.pair import Pair, Side
@@ -169,6 +169,11 @@ def _check(inner: Inner, rank_bits: int | None, pair: Pair) -> None:
 def _check_rows(inner: Inner, side_name: str, side: Side) -> None:
     name, values = NAMES[inner], side.values
     if inner == "correlation":
+        if values.shape[1] == 1:
+            raise InputError(
+                f"{name}: {side_name} has 1 column, and the correlation of two rows needs at least 2; give more "
+                "columns, or ask for rsa_euclidean"
+            )
         constant = np.flatnonzero(values.max(axis=1) == values.min(axis=1))
         if len(constant):
             raise InputError(
@@ -188,7 +193,7 @@ def _differ(rows: Rows) -> bool:
     smallest, largest = np.inf, -np.inf
     for distances in rows.upper():
         smallest, largest = min(smallest, distances.min()), max(largest, distances.max())
-        if largest - smallest > max(ROUNDING.values()):
+        if largest > smallest * (1 + 2.0 ** (2 - TIE_BITS)):
             return True
     return False
 
@@ -203,14 +208,10 @@ def _distances(inner: Inner, matrix: Float[np.ndarray, "n d"]) -> Float[np.ndarr
     """Return the distances of rows i < j, those of one direction at 0."""
     if inner == "euclidean":
         distances = pdist(matrix)
-    elif inner == "cosine":
-        distances = pdist(matrix / np.linalg.norm(matrix, axis=1, keepdims=True)) ** 2 / 2
-        distances[distances < 1e-12] = 0
     else:
-        rows = matrix - matrix.mean(axis=1, keepdims=True)
-        rows /= np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-        distances = squareform(np.clip(1 - rows @ rows.T, 0, 2), checks=False)
-        distances[distances < 1e-12] = 0
+        rows = matrix - matrix.mean(axis=1, keepdims=True) if inner == "correlation" else matrix
+        distances = pdist(rows / np.linalg.norm(rows, axis=1, keepdims=True)) ** 2 / 2
+        distances[distances < 1e-28] = 0
     mantissas, exponents = np.frexp(distances)
     return np.ldexp(np.round(mantissas * 2.0 ** (TIE_BITS + 1)), exponents)
 

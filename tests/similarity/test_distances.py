@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.spatial.distance import pdist
 
 from saejax.similarity import distances
@@ -26,6 +27,23 @@ def tie_pattern(values: np.ndarray) -> np.ndarray:
     return values[:, None] == values
 
 
+def exact_orders(matrix: np.ndarray, inner: Inner) -> list[Fraction]:
+    """Return numbers that grow with the distances of rows, without any rounding."""
+    orders = []
+    for rows in itertools.combinations(matrix.tolist(), 2):
+        left, right = ([Fraction(value) for value in row] for row in rows)
+        if inner == "euclidean":
+            orders.append(sum((a - b) ** 2 for a, b in zip(left, right, strict=True)))
+            continue
+        if inner == "correlation":
+            left, right = ([len(row) * value - sum(row) for value in row] for row in (left, right))
+        product, *squares = (
+            sum(a * b for a, b in zip(*pair, strict=True)) for pair in ((left, right), (left, left), (right, right))
+        )
+        orders.append(-product * abs(product) / (squares[0] * squares[1]))
+    return orders
+
+
 @every_inner
 @pytest.mark.parametrize("small", [False, True])
 def test_distances_are_those_of_scipy(inner: Inner, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,9 +54,11 @@ def test_distances_are_those_of_scipy(inner: Inner, small: bool, monkeypatch: py
     pieces = list(Rows.of(matrix, inner).upper())
     assert (len(pieces) > 1) == small
     ours, theirs = np.concatenate(pieces), pdist(matrix, inner)
-    scale = ours.max() / theirs.max()
-    np.testing.assert_allclose(ours, theirs * scale, rtol=1e-10)
-    assert inner == "euclidean" or scale == pytest.approx(1, abs=1e-10)
+    if inner == "euclidean":
+        theirs *= ours.max() / theirs.max()
+    else:
+        theirs[theirs > 1] = 1 / (2 - theirs[theirs > 1])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
 
 
 @every_inner
@@ -50,21 +70,24 @@ def test_what_is_equal_in_exact_arithmetic_is_equal(inner: Inner, small: bool, m
     matrix = matrix[np.ptp(matrix, axis=1) > 0]
     if small:
         in_small_blocks(monkeypatch)
-    exact = []
-    for left, right in itertools.combinations(matrix.astype(int).tolist(), 2):
-        if inner == "euclidean":
-            exact.append(Fraction(sum((a - b) ** 2 for a, b in zip(left, right, strict=True))))
-            continue
-        if inner == "correlation":
-            left, right = ([len(row) * value - sum(row) for value in row] for row in (left, right))
-        product, *squares = (
-            sum(a * b for a, b in zip(*pair, strict=True)) for pair in ((left, right), (left, left), (right, right))
-        )
-        exact.append(Fraction(product * abs(product), squares[0] * squares[1]))
+    exact = exact_orders(matrix, inner)
     levels = {value: rank for rank, value in enumerate(dict.fromkeys(exact))}
     expected = tie_pattern(np.array([levels[value] for value in exact]))
     found = upper(matrix.astype(float) * 0.1, inner)
     np.testing.assert_array_equal(tie_pattern(found), expected)
+
+
+@pytest.mark.parametrize("inner", ["correlation", "cosine"])
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("size", [1e4, 1e8])
+def test_rows_along_one_direction_keep_their_order(inner: Inner, signs: bool, size: float) -> None:
+    """One direction outweighs all others, so that cosines round to 1 and -1."""
+    rng = np.random.default_rng(6)
+    matrix = rng.normal(size=(14, 6))
+    direction = np.array([1, -1, 0, 0, 0, 0]) * size
+    matrix += direction * (rng.choice([-1, 1], size=14) if signs else np.ones(14))[:, None]
+    exact = exact_orders(matrix, inner)
+    np.testing.assert_array_equal(scipy.stats.rankdata(upper(matrix, inner)), scipy.stats.rankdata(exact))
 
 
 def test_equal_rows_lie_at_distance_zero() -> None:
@@ -72,8 +95,10 @@ def test_equal_rows_lie_at_distance_zero() -> None:
     matrix = np.repeat(rng.normal(size=(20, 9)), 2, axis=0)
     assert np.sum(upper(matrix, "euclidean") == 0) == 20
     matrix *= rng.uniform(0.1, 10, size=(40, 1))
-    assert np.sum(upper(matrix, "cosine") == 0) == 20
-    assert np.sum(upper(matrix, "correlation") == 0) == 20
+    for inner in ("cosine", "correlation"):
+        assert np.sum(upper(matrix, inner) == 0) == 20
+        assert np.sum(np.isinf(upper(matrix * np.resize([1, -1], (40, 1)), inner))) == 20
+        assert np.sum(upper(matrix + 1e6 * (inner == "correlation"), inner) == 0) == 20
 
 
 def test_small_distances_beside_large_ones_keep_their_digits() -> None:

@@ -198,6 +198,11 @@ def with_rows(value: float) -> np.ndarray:
             "rsa_cosine: row 2 of y is zero (2 such row(s)), so it has no direction; leave that pair out",
         ),
         (
+            "correlation", X[:, :1], Y,
+            "rsa: x has 1 column, and the correlation of two rows needs at least 2; give more columns, or ask for "
+            "rsa_euclidean",
+        ),
+        (
             "correlation", np.sort(X[:, :2], axis=1), Y,
             "rsa: all 15 correlation distances in x are equal, so they have no order; give rows of more columns or "
             "leave rsa out of measures",
