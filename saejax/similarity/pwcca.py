@@ -19,7 +19,7 @@ Where two canonical correlations are equal, any rotation of their variates serve
 which: the score is not determined by the matrices. So pairs are refused that have several correlations of 1 under
 every pairing, which is where kx + ky exceeds n; unless all are 1, with n - 1 directions on one side, and the score
 with them. Nearly equal ones leave float32 in doubt: the core is an interval that holds what rounding may make of it,
-and the float64 core is that of LAPACK.
+and the float64 core is that of LAPACK. A pairing that leaves float64 in doubt is refused when it is met.
 
 Range 0 to 1, larger is more similar. Random pairings do not score near 0, see `saejax.similarity.svcca`.
 Invariant, x: to scaling by one number, to shifts and to the order of the columns, but not to rotation, because
@@ -111,11 +111,22 @@ def core_batch(own: PWCCAState, values: tuple[AnyArray, ...], perms: Permutation
 
 
 def core_exact(own: PWCCAState, values: tuple[AnyArray, ...], perm: Permutation) -> float:
-    """Return the core of one re-pairing by a singular value decomposition in float64."""
-    kx, count = int(np.any(own.loadings, axis=1).sum()), int(own.count)
-    left, correlations, _ = np.linalg.svd(values[0][:kx], full_matrices=False)
-    weights = np.abs(left.T @ own.loadings[:kx]).sum(axis=1)[:count]
-    return float(weights @ correlations[:count] / weights.sum())
+    """Return the core of one re-pairing by a singular value decomposition in float64.
+
+    Raises:
+        InputError: correlations are so nearly equal that not even float64 tells their weights.
+    """
+    product = values[0][: int(np.any(own.loadings, axis=1).sum())]
+    # Variates of x beyond those of y have correlation 0, and may be taken for one that counts with 0.
+    left, found, _ = np.linalg.svd(product, full_matrices=len(product) > product.shape[1])
+    correlations = np.pad(found, (0, left.shape[1] - len(found)))
+    low, high = _weighted_mean(correlations, left.T @ own.loadings[: len(product)], own.count, np.float64)
+    if high > low:
+        raise InputError(
+            f"pwcca: canonical correlations of a pairing are equal, so that their weights are not determined, and the "
+            f"score is one from about {low:.4g} to {high:.4g}; leave pwcca out of measures"
+        )
+    return float(low)
 
 
 def reference(x: AnyArray, y: AnyArray) -> float:

@@ -21,10 +21,10 @@ bound on |t - t_cell|^2. Seen as vectors over pairs, t and q enclose an angle wi
     sin^2(angle) <= (|t_cell - s q|^2 + w) / (|t_cell|^2 + w),   w = sum over cells of (c^3 - c - g^3 + g) / 3
 
 where of the c pairs in a cell g were found to be equally far, so that they tie, and the rest may be in any order.
-Distances of 0, and those of opposite rows, have cells of their own and tie there. A correlation of two such vectors is the cosine of an angle
-that moves by at most the sum of both sides' angles, for this and for every re-pairing. For distances without ties
-that is 1.5e-5 for each side. Large groups of ties that share a cell widen it: to 1e-3 for rows of which some stand
-there up to 600 times (n = 9,451), where scores moved by 2e-7.
+Distances of 0, and those of opposite rows, have cells of their own and tie there. A correlation of two such vectors is
+the cosine of an angle that moves by at most the sum of both sides' angles, for this and for every re-pairing. For
+distances without ties that is 1.5e-5 for each side. Large groups of ties that share a cell widen it: to 1e-3 for rows
+of which some stand there up to 600 times (n = 9,451), where scores moved by 2e-7.
 """
 
 import math

@@ -22,9 +22,10 @@ centred ranks as whole numbers (`saejax.similarity.ranks`), found once,
 is Pearson's correlation of a and b[p, p]: Spearman's with 32 bits a rank, and within `score_error` of it with 16.
 
 Distances are rounded to 36 leading bits, so that those that are equal in exact arithmetic tie, and so do rows of one
-direction, and of opposite ones (`saejax.similarity.distances`). Published code leaves such rows at 0 or a few 1e-16, in an order that rounding decides. Its scores
-differ from ours by about (k / N)^1.5 / sqrt(N) with k such pairs of N: 1e-5 where rows of a small matrix are often
-repeated, 1e-2 and more with two columns, where half of all pairs of rows have one direction.
+direction, and of opposite ones (`saejax.similarity.distances`). Published code leaves such rows at 0 or a few 1e-16, in
+an order that rounding decides. Its scores differ from ours by about (k / N)^1.5 / sqrt(N) with k such pairs of N: 1e-5
+where rows of a small matrix are often repeated, 1e-2 and more with two columns, where half of all pairs of rows have
+one direction.
 
 Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`; at n = 4,000 6 ms of one core with 32
 bits and 4 ms with 16, against about 4,900 ms for ranking anew (`scripts/bench_null.py`). Ranking takes 1.5 s of one

@@ -148,11 +148,28 @@ def test_variates_of_equal_correlation_make_the_core_an_interval() -> None:
     """Three columns in common: their variates, with a correlation of 1 each, may be rotated as one likes."""
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(60, 6)), rng.normal(size=(60, 7))
-    y[:, :3] = x[:, :3]
+    y[:, :3] = x[:, :3] + rng.normal(size=(60, 3)) * 1e-4
     bounds, exact = both_ways(x, y, np.arange(60)[None])
     for low, high in bounds:
         assert 0.01 < high[0] - low[0] < 0.2
         assert low[0] < exact[0] < high[0]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_pairing_whose_weights_are_not_determined_is_refused(missing: bool) -> None:
+    """Three correlations of 1; or one of 0 that counts, beside others of 0 that do not."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(60, 6)), rng.normal(size=(60, 5))
+    if missing:
+        basis = np.linalg.qr(rng.normal(size=(60, 9)) - 1e-3)[0]
+        basis = scipy.linalg.orth(basis - basis.mean(axis=0))
+        x, y = basis[:, :6] * np.arange(1, 7), basis[:, [0, 1, 2, 6, 7]] + 0.5 * basis[:, [3, 3, 3, 8, 8]]
+    else:
+        y[:, :3] = x[:, :3]
+    state = PWCCA.prepare(x @ rng.normal(size=(6, 6)), y)
+    with pytest.raises(InputError, match="pwcca: canonical correlations of a pairing are equal.*; leave pwcca out"):
+        PWCCA.score_exact(state, np.arange(60))
+    PWCCA.score_exact(state, rng.permutation(60))
 
 
 def test_more_directions_than_pairs_are_refused() -> None:
