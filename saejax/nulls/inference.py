@@ -89,15 +89,16 @@ def judge(
     Returns:
         The result, in scores.
     """
-    mean, score = cores.mean(), float(measure.scores(own, np.array(observed)))
-    around = measure.scores(own, np.array([mean - measure.tolerance, mean + measure.tolerance]))
+    score = float(measure.scores(own, np.array(observed)))
+    low, high = (measure.scores(own, cores + side * measure.tolerance) for side in (-1, 1))
+    resolution = math.sqrt(np.mean(((high - low) / 2) ** 2))
     return _result(
         draws=measure.scores(own, cores), exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
         observed=score, scheme=scheme,
         tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
-        resolution=float(np.ptp(around)) / 2, score_error=measure.score_error(own), rescored=int(rescored.sum()),
+        resolution=resolution, score_error=measure.score_error(own), rescored=int(rescored.sum()),
         exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact and np.isfinite(exact.sd) else None,
-        exact_z=exact_z(score, exact, float(np.ptp(around)) / 2) if exact else None, predicted_mean=predicted_mean,
+        exact_z=exact_z(score, exact, resolution) if exact else None, predicted_mean=predicted_mean,
     )  # fmt: skip
 
 
@@ -142,11 +143,11 @@ def merge(results: Sequence[NullResult]) -> NullResult:
                 f"results hold re-pairings {left.first} to {left.first + left.permutations - 1} and {right.first} to "
                 f"{right.first + right.permutations - 1}; give adjacent ranges"
             )
-    start = ordered[0]
+    start, squares = ordered[0], np.array([result.resolution**2 for result in ordered])
     return _result(
         draws=np.concatenate([result.draws for result in ordered]),
         exceedances=sum(result.exceedances for result in ordered), first=start.first,
-        resolution=max(result.resolution for result in ordered),
+        resolution=math.sqrt(np.average(squares, weights=[result.permutations for result in ordered])),
         rescored=sum(result.rescored for result in ordered), **{name: getattr(start, name) for name in same},
     )  # fmt: skip
 

@@ -39,8 +39,8 @@ class NullResult:
         method: `sampled`: re-pairings were drawn at random, with repetition.
         seed: seed of the re-pairings.
         first: number of the first re-pairing.
-        resolution: how far a draw near the null's mean may be from its float64 score by the measure's tolerance; fifty
-            times as far where its core is only known as an interval.
+        resolution: how far draws may be from their float64 scores by the measure's tolerance, as a root mean square;
+            fifty times as far where a core is only known as an interval.
         score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
         rescored: how many draws were scored again in float64, because they came close to the observed score or float32
             could not tell them.

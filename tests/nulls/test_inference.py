@@ -16,6 +16,9 @@ DISTANCE = dataclasses.replace(
 )
 
 
+ROOT = dataclasses.replace(DISTANCE, name="root", score_of=lambda own, core: np.sqrt(np.clip(own - core, 0, None)))
+
+
 def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
     return judge(measure, 7.0, 10, observed, cores, np.zeros(len(cores), bool), "uniform", 0, 0)
 
@@ -79,9 +82,18 @@ def test_a_null_without_spread_has_no_z() -> None:
     assert (single.null_sd, single.z, single.p_value) == (None, None, 0.5)
 
 
+def test_resolution_is_that_of_the_draws_and_not_of_their_mean() -> None:
+    """Distances are roots: beside 0 they tell cores apart far less well than elsewhere."""
+    near, far = judged(ROOT, 5.0, np.full(4, 7.0)), judged(ROOT, 5.0, np.array([3.0, 3.0, 7.0, 7.0]))
+    tolerance = ROOT.tolerance
+    assert near.resolution == pytest.approx(np.sqrt(tolerance) / 2)
+    assert far.resolution == pytest.approx(np.sqrt((tolerance / 4 + (tolerance / 4) ** 2) / 2))
+    assert judged(ROOT, 5.0, 7 - np.array([1e-8, 3e-8])).z is None
+
+
 def part(first: int, cores: list[float], **changes: object) -> NullResult:
     rescored = np.arange(len(cores)) == 0
-    result = judge(DISTANCE, 7.0, 10, 5.0, np.array(cores), rescored, "uniform", 4, first)
+    result = judge(ROOT, 7.0, 10, 5.0, np.array(cores), rescored, "uniform", 4, first)
     return dataclasses.replace(result, **changes)
 
 
@@ -89,7 +101,8 @@ def test_parts_merge_into_the_whole_in_any_order() -> None:
     cores = [1.0, 5.0, 2.0, 6.0, 3.0, 4.0]
     whole = part(10, cores)
     merged = merge([part(13, cores[3:5]), part(15, cores[5:]), part(10, cores[:3])])
-    assert dataclasses.replace(merged, rescored=1) == whole
+    assert merged.resolution == pytest.approx(whole.resolution)
+    assert dataclasses.replace(merged, rescored=1, resolution=whole.resolution) == whole
     assert merged.rescored == 3
     np.testing.assert_array_equal(merged.draws, whole.draws)
     assert merge([whole]) == whole
