@@ -85,7 +85,7 @@ def grid_test(
     cells, total = _named_apart(cells)
     names = tuple(measure.name for measure in chosen)
     folder = GridFolder(out, GridIdentity(names, permutations, rank_bits, scheme, seed))
-    with progress("null grid", total=total) as advance:
+    with progress("null grid", total=None if total is None else total * len(names)) as advance:
         work = _Work(
             folder, chosen, scheme, permutations, seed, key, batch, impl or default_impl(),
             int(memory_gib * 2**30), advance,
@@ -130,24 +130,37 @@ class _Work:
         for cell in cells:
             order[cell.name] = len(order)
             lacking = self.folder.lacking(cell)
+            self.advance(len(self.measures) - len(lacking))
             if lacking and turn % jax.process_count() == jax.process_index():
                 self._take(cell, lacking)
-            elif not lacking:
-                self.advance()
             turn += bool(lacking)
         while self.waiting:
             self._score_waiting()
         return order
 
     def _take(self, cell: Cell, names: Sequence[str]) -> None:
-        """Prepare a cell, and score it by some measures as soon as that pays; or report what is wrong with it."""
+        """Score a cell by the measures that can, or report what is wrong with it."""
         try:
-            item = self._prepare(cell, names)
+            pair, fitting = check_pairing(cell.x, cell.y, (), self.scheme, cell.x_ids, cell.y_ids), []
         except (*OF_ONE_CELL, OSError, TypeError) as error:
-            self.folder.fail(cell, None, error)
-            item = None
-        if item is None:
-            self.advance()
+            self._fail(cell, names, error)
+            return
+        for measure in self.measures:
+            try:
+                if measure.name in names:
+                    measure.check(pair)
+                    fitting.append(measure)
+            except InputError as error:
+                self._fail(cell, [measure.name], error)
+        if fitting:
+            self._score(cell, pair, fitting)
+
+    def _score(self, cell: Cell, pair: Pair, measures: Sequence[Measure]) -> None:
+        """Prepare a cell, and score it as soon as that pays."""
+        try:
+            item = self._prepared(cell, pair, measures)
+        except OF_ONE_CELL as error:
+            self._score_apart(cell, pair, measures, error)
             return
         if self.impl == "host" or item.null.n > LADDER[-1]:
             self._score_items([item], batch_size(item.null, self.permutations, self.batch))
@@ -158,27 +171,30 @@ class _Work:
         if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
             self._score_waiting()
 
-    def _prepare(self, cell: Cell, names: Sequence[str]) -> _Item | None:
-        """Do what no re-pairing changes, for the measures that can score a cell; None where there are none.
+    def _score_apart(self, cell: Cell, pair: Pair, measures: Sequence[Measure], error: Exception) -> None:
+        """Score measures that failed together one by one, so that only those fail that must."""
+        if len(measures) == 1:
+            self._fail(cell, [measures[0].name], error)
+            return
+        for measure in measures:
+            self._score(cell, pair, [measure])
+
+    def _fail(self, cell: Cell, names: Sequence[str], error: Exception) -> None:
+        """Report one measure of a cell, or several as the whole cell."""
+        self.folder.fail(cell, names[0] if len(names) == 1 else None, error)
+        self.advance(len(names))
+
+    def _prepared(self, cell: Cell, pair: Pair, measures: Sequence[Measure]) -> _Item:
+        """Do what no re-pairing changes.
 
         Raises:
-            InputError: something is wrong with the cell.
+            InputError: the cell needs too much memory, or a score of it is not determined.
             ArithmeticError: the fast way of scoring it is off.
         """
-        pair, fitting = check_pairing(cell.x, cell.y, (), self.scheme, cell.x_ids, cell.y_ids), []
-        for measure in self.measures:
-            try:
-                if measure.name in names:
-                    measure.check(pair)
-                    fitting.append(measure)
-            except InputError as error:
-                self.folder.fail(cell, measure.name, error)
-        if not fitting:
-            return None
-        null, digest = Null.prepare(pair, fitting, self.key, self.impl, self.memory, common_lengths), digests(pair)
-        fitting_names = tuple(measure.name for measure in fitting)
-        folder = self.folder.partial(cell, digest, fitting_names)
-        return _Item(cell, digest, pair, null, Draws(fitting_names, 0, self.permutations, folder))
+        null, digest = Null.prepare(pair, measures, self.key, self.impl, self.memory, common_lengths), digests(pair)
+        names = tuple(measure.name for measure in measures)
+        draws = Draws(names, 0, self.permutations, self.folder.partial(cell, digest, names))
+        return _Item(cell, digest, pair, null, draws)
 
     def _score_waiting(self) -> None:
         """Score the largest group of cells of one shape."""
@@ -191,18 +207,17 @@ class _Work:
             stack = Stack.of([item.null for item in items])
             fill(stack, [item.draws for item in items], batch, lambda count: None)
         except OF_ONE_CELL as error:
-            if len(items) > 1:
-                for item in items:
+            for item in items:
+                if len(items) > 1:
                     self._score_items([item], batch)
-            else:
-                self.folder.fail(items[0].cell, None, error)
-                self.advance()
+                else:
+                    self._score_apart(item.cell, item.pair, item.null.plan.measures, error)
             return
         for item in items:
             drawn = item.draws
             results = judged(item.null, item.pair, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)
             self.folder.write(item.cell, item.digest, results)
-            self.advance()
+            self.advance(len(results))
 
     def _stack_batch(self, null: Null) -> int:
         """Return how many re-pairings of each cell in a stack are scored together."""

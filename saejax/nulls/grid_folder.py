@@ -145,7 +145,9 @@ class GridFolder:
                 draws = {**kept, **draws}
         artifacts.write_npz(file, draws)
         where = file.relative_to(self.path).as_posix()
-        self._append(RESULTS, [{**cell.described(), **result.record(), "draws": where, **digest} for result in results])
+        records = [{**cell.described(), **result.record(), "draws": where, **digest} for result in results]
+        self._append(RESULTS, records)
+        self._done.setdefault(cell.name, []).extend(records)
         shutil.rmtree(self.partial(cell, digest, [result.measure for result in results]))
 
     def fail(self, cell: Cell, measure: str | None, error: Exception) -> None:

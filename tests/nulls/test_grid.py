@@ -215,6 +215,43 @@ def test_a_cell_that_fails_on_the_way_leaves_the_others_alone(
     ]  # fmt: skip
 
 
+def test_a_measure_without_room_leaves_its_cell_to_the_others(tmp_path: Path) -> None:
+    """All distances of 300 rows twice, in float64, take 1.4 MB; ranks alone 1.2, each measure apart from the other."""
+    names = ["rsa", "second_order_cosine", "cka"]
+    room = 1.25 / 1024
+    with pytest.raises(InputError, match="memory .* is below"):
+        alone(cell(300), measures=["second_order_cosine"], memory_gib=room)
+    results = run([cell(300), cell(20)], tmp_path, measures=names, impl="host", memory_gib=room)
+    assert [(record["cell"], record["measure"]) for record in results] == [
+        ("n300", "rsa"), ("n300", "cka"), ("n20", "rsa"), ("n20", "second_order_cosine"), ("n20", "cka"),
+    ]  # fmt: skip
+    assert [(failure["cell"], failure["measure"]) for failure in results.failures] == [("n300", "second_order_cosine")]
+    apart = alone(cell(300), measures=["rsa", "cka"])
+    for record, result in zip(results, apart, strict=False):
+        assert record["exceedances"] == result.exceedances
+        np.testing.assert_array_equal(draws_of(tmp_path, record), result.draws)
+    more = run([cell(300), cell(20)], tmp_path, measures=names, impl="host")
+    assert (len(more), more.failures) == (6, [])
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_measure_that_fails_on_the_way_leaves_its_cell_to_the_others(
+    impl: Impl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle = Null.settle
+
+    def undetermined(self: Null, start: int, bounds: Any) -> Any:
+        if self.n == 30 and "cka" in [measure.name for measure in self.plan.measures]:
+            raise InputError("cka: not this one")
+        return settle(self, start, bounds)
+
+    monkeypatch.setattr(Null, "settle", undetermined)
+    results = run([cell(28), cell(30), cell(31)], tmp_path, impl=impl, measures=["rsa", "cka", "svcca"])
+    assert [record["measure"] for record in results if record["cell"] == "n30"] == ["rsa", "svcca"]
+    assert [(failure["cell"], failure["measure"]) for failure in results.failures] == [("n30", "cka")]
+    assert len(results) == 8
+
+
 def test_a_fast_way_that_is_off_fails_its_cell_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rsa = MEASURES["rsa"]
 
