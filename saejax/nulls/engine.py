@@ -11,7 +11,7 @@ import math
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
 from saejax.similarity import Measure, Pair
+from saejax.similarity.moments import Moments
 
 MEMORY_GIB = 2.0
 KIND = "null draws"
@@ -106,16 +107,47 @@ def permutation_test(
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
+    expected = expectations(chosen, pair, scheme)
+    del pair  # with its decompositions: what the null keeps of it is within the budget
     draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + permutations), checkpoint)
     total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
     with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
         fill(Stack.of([null]), [draws], batch_size(null, permutations, batch), advance)
-    return judged(null, pair, mesh.gather(draws.cores), mesh.gather(draws.rescored), scheme, seed, first)
+    return judged(null, expected, mesh.gather(draws.cores), mesh.gather(draws.rescored), scheme, seed, first)
+
+
+class Expectation(NamedTuple):
+    """What is known of a measure's null without drawing from it.
+
+    Attributes:
+        moments: exact moments of the score under the scheme, where they have a closed form.
+        predicted_mean: the mean that an asymptotic law of the uniform scheme predicts, where there is one.
+    """
+
+    moments: Moments | None
+    predicted_mean: float | None
+
+
+def expectations(measures: Sequence[Measure], pair: Pair, scheme: str) -> list[Expectation]:
+    """Return what is known of each measure's null of a pair.
+
+    Args:
+        measures: the measures.
+        pair: the matrices.
+        scheme: name of the scheme.
+    """
+    uniform = scheme == "uniform"
+    return [
+        Expectation(
+            measure.moments(pair, scheme), measure.predicted_mean(pair) if uniform and measure.predicted_mean else None
+        )
+        for measure in measures
+    ]
 
 
 def judged(
     null: Null,
-    pair: Pair,
+    expected: Sequence[Expectation],
     cores: Float[np.ndarray, "measures perm"],
     rescored: Bool[np.ndarray, "measures perm"],
     scheme: str,
@@ -126,7 +158,7 @@ def judged(
 
     Args:
         null: what was scored.
-        pair: its matrices.
+        expected: what is known of each measure's null.
         cores: the draws.
         rescored: which of them were scored again in float64.
         scheme: name of the scheme that they were drawn under.
@@ -136,14 +168,11 @@ def judged(
     Returns:
         One result per measure.
     """
-    measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, strict=True)
+    measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, expected, strict=True)
     return NullResults(
-        judge(
-            measure, own, null.n, observed, drawn, again, scheme, seed, first,
-            measure.moments(pair, scheme), predicted_mean(measure, pair, scheme),
-        )
-        for measure, own, observed, drawn, again in measures
-    )  # fmt: skip
+        judge(measure, own, null.n, observed, drawn, again, scheme, seed, first, *known)
+        for measure, own, observed, drawn, again, known in measures
+    )
 
 
 def whole(name: str, number: Any) -> int:
@@ -190,11 +219,6 @@ def open_checkpoint(folder: Path, identity: DrawsIdentity, pair: Pair) -> None:
         inputs = {name: artifacts.array_sha256(side.values) for name, side in pair.sides}
         artifacts.begin(folder, KIND, identity, inputs)
     mesh.barrier("checkpoint")
-
-
-def predicted_mean(measure: Measure, pair: Pair, scheme: str) -> float | None:
-    """Return the mean that an asymptotic law of the uniform scheme predicts, where there is one."""
-    return measure.predicted_mean(pair) if scheme == "uniform" and measure.predicted_mean is not None else None
 
 
 def batch_size(null: Null, permutations: int, wanted: int | None = None) -> int:

@@ -23,7 +23,7 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.buckets import LADDER, common_lengths
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
-from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, judged, whole
+from saejax.nulls.engine import MEMORY_GIB, Expectation, batch_size, check_numbers, expectations, judged, whole
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, digests, failure_line
 from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
@@ -103,8 +103,8 @@ class _Item:
 
     cell: Cell
     digest: dict[str, str]
-    pair: Pair
     null: Null
+    expected: list[Expectation]
     draws: Draws
 
 
@@ -160,7 +160,7 @@ class _Work:
         try:
             item = self._prepared(cell, pair, measures)
         except OF_ONE_CELL as error:
-            self._score_apart(cell, pair, measures, error)
+            self._score_apart(cell, measures, error)
             return
         if self.impl == "host" or item.null.n > LADDER[-1]:
             self._score_items([item], batch_size(item.null, self.permutations, self.batch))
@@ -171,13 +171,13 @@ class _Work:
         if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
             self._score_waiting()
 
-    def _score_apart(self, cell: Cell, pair: Pair, measures: Sequence[Measure], error: Exception) -> None:
+    def _score_apart(self, cell: Cell, measures: Sequence[Measure], error: Exception) -> None:
         """Score measures that failed together one by one, so that only those fail that must."""
-        if len(measures) == 1:
-            self._fail(cell, [measures[0].name], error)
-            return
         for measure in measures:
-            self._score(cell, pair, [measure])
+            if len(measures) > 1:
+                self._take(cell, [measure.name])
+            else:
+                self._fail(cell, [measure.name], error)
 
     def _fail(self, cell: Cell, names: Sequence[str], error: Exception) -> None:
         """Report one measure of a cell, or several as the whole cell."""
@@ -194,7 +194,7 @@ class _Work:
         null, digest = Null.prepare(pair, measures, self.key, self.impl, self.memory, common_lengths), digests(pair)
         names = tuple(measure.name for measure in measures)
         draws = Draws(names, 0, self.permutations, self.folder.partial(cell, digest, names))
-        return _Item(cell, digest, pair, null, draws)
+        return _Item(cell, digest, null, expectations(measures, pair, self.scheme), draws)
 
     def _score_waiting(self) -> None:
         """Score the largest group of cells of one shape."""
@@ -211,11 +211,11 @@ class _Work:
                 if len(items) > 1:
                     self._score_items([item], batch)
                 else:
-                    self._score_apart(item.cell, item.pair, item.null.plan.measures, error)
+                    self._score_apart(item.cell, item.null.plan.measures, error)
             return
         for item in items:
             drawn = item.draws
-            results = judged(item.null, item.pair, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)
+            results = judged(item.null, item.expected, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)
             self.folder.write(item.cell, item.digest, results)
             self.advance(len(results))
 

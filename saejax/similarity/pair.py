@@ -31,9 +31,9 @@ class Side:
         """Wrap a matrix that `Pair.of` has checked."""
         self.values = values
 
-    @functools.cached_property
+    @property
     def centred(self) -> Float[np.ndarray, "n d"]:
-        """The matrix less its column means."""
+        """The matrix less its column means; made anew each time, because it is as large as the matrix."""
         return self.values - self.values.mean(axis=0)
 
     @functools.cached_property
