@@ -1,10 +1,12 @@
 import dataclasses
+import gc
 import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from saejax.nulls.inference import count_exceedances, p_value
 from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
 from saejax.similarity import MEASURES, Measure, Pair
 from saejax.similarity.measure import core_batch
+from saejax.similarity.pair import Side
 
 NAMES = ["svcca", "rsa"]
 IMPLS: list[Impl] = ["host", "jax"]
@@ -180,46 +183,32 @@ def test_default_batches_stay_within_memory() -> None:
     assert batch_size(null, 10, 3) == 3
 
 
+def test_matrices_are_let_go_before_the_first_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what lies in memory while draws are made is what the budget counts."""
+    sides: list[weakref.ref[Side]] = []
+    wrap, score_range = Side.__init__, Null.score_range
+
+    def kept(self: Side, values: np.ndarray) -> None:
+        sides.append(weakref.ref(self))
+        wrap(self, values)
+
+    def scored(self: Null, start: int, stop: int) -> Any:
+        gc.collect()
+        assert len(sides) == 2
+        assert [side() for side in sides] == [None, None]
+        return score_range(self, start, stop)
+
+    monkeypatch.setattr(Side, "__init__", kept)
+    monkeypatch.setattr(Null, "score_range", scored)
+    run(*matrices(7, 30, 5, 5, 0.0), 5, measures=list(MEASURES))
+
+
 def test_states_that_need_more_than_the_memory_are_refused() -> None:
     x, y = matrices(7, 300, 5, 5, 0.0)
     with pytest.raises(InputError) as error:
         run(x, y, measures=["rsa"], memory_gib=1e-4)
     assert str(error.value).startswith("memory 0.0001 GiB is below the 0.")
     assert str(error.value).endswith("of 300 pairs needs; raise memory_gib or ask for fewer measures")
-
-
-EIGHT_DEVICES = """
-import json, sys
-import jax, numpy as np
-from saejax.nulls import permutation_test
-from saejax.nulls.scoring import Null
-sharded = []
-score = Null.score
-def spy(self, perms):
-    sharded.append(len({shard.device for shard in perms.addressable_shards}) if isinstance(perms, jax.Array) else 0)
-    return score(self, perms)
-Null.score = spy
-x, y = np.load(sys.argv[1])["x"], np.load(sys.argv[1])["y"]
-results = permutation_test(x, y, measures=["svcca", "rsa"], scheme="uniform", permutations=101, seed=5, impl="jax")
-json.dump({"devices": len(jax.devices()), "sharded": max(sharded), "exceedances": [r.exceedances for r in results],
-           "means": [r.null_mean for r in results]}, sys.stdout)
-"""
-
-
-def test_eight_devices_count_as_one_does(tmp_path: Any) -> None:
-    """A batch spread over devices, of a number of permutations that they do not divide, with ties."""
-    x, y = matrices(2, 5, 3, 2, 0.5)
-    np.savez(tmp_path / "matrices.npz", x=x, y=y)
-    flags = "--xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path / "matrices.npz")], capture_output=True, text=True,
-        check=True, env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, timeout=300,
-    )  # fmt: skip
-    told = json.loads(done.stdout)
-    here = run(x, y, 101, impl="host")
-    assert (told["devices"], told["sharded"]) == (8, 8)
-    assert told["exceedances"] == [result.exceedances for result in here]
-    np.testing.assert_allclose(told["means"], [result.null_mean for result in here], atol=1e-6)
 
 
 def test_disjoint_ranges_merge_into_the_whole() -> None:
