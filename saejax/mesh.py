@@ -1,11 +1,16 @@
 """Where arrays and work lie: devices of one process along a named mesh axis, and processes along ranges of indices."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from saejax.errors import InputError
+
+T = TypeVar("T")
 
 
 def device_mesh(axis: str) -> Mesh:
@@ -67,6 +72,25 @@ def gather(part: np.ndarray) -> np.ndarray:
     parts = multihost_utils.process_allgather(padded.view(np.uint8))
     whole = np.asarray(parts).view(part.dtype)
     return np.concatenate([one[..., :length] for one, length in zip(whole, lengths, strict=True)], axis=-1)
+
+
+def in_turn(name: str, act: Callable[[], T]) -> T:
+    """Do something in process 0 and then in all others, so that they find what it made and refuse what it refused.
+
+    Args:
+        name: what the others wait for, the same in all.
+        act: what to do.
+
+    Returns:
+        What `act` returned in this process.
+    """
+    if jax.process_index() > 0:
+        barrier(name)
+        return act()
+    try:
+        return act()
+    finally:
+        barrier(name)
 
 
 def barrier(name: str) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -100,6 +99,7 @@ def permutation_test(
     """
     chosen = find_measures(measures, rank_bits)
     permutations, first, seed = whole("permutations", permutations), whole("first", first), whole("seed", seed)
+    batch = None if batch is None else whole("batch", batch)
     check_numbers(permutations, first, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
@@ -215,10 +215,8 @@ def open_checkpoint(folder: Path, identity: DrawsIdentity, pair: Pair) -> None:
     Raises:
         InputError: it holds something else.
     """
-    if jax.process_index() == 0:
-        inputs = {name: artifacts.array_sha256(side.values) for name, side in pair.sides}
-        artifacts.begin(folder, KIND, identity, inputs)
-    mesh.barrier("checkpoint")
+    inputs = {name: artifacts.array_sha256(side.values) for name, side in pair.sides}
+    mesh.in_turn("checkpoint", lambda: artifacts.begin(folder, KIND, identity, inputs))
 
 
 def batch_size(null: Null, permutations: int, wanted: int | None = None) -> int:

@@ -80,6 +80,7 @@ def grid_test(
     chosen = find_measures(measures, rank_bits)
     find_scheme(scheme)
     permutations, seed = whole("permutations", permutations), whole("seed", seed)
+    batch = None if batch is None else whole("batch", batch)
     check_numbers(permutations, 0, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)

@@ -11,6 +11,7 @@ on; reading joins them.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -104,15 +105,18 @@ class GridFolder:
         """
         self.path = path
         self._process, self._measures = jax.process_index(), identity.measures
-        if self._process == 0:
-            self._run = artifacts.begin(path, KIND, identity)
-            (path / DRAWS).mkdir(exist_ok=True)
-            self._tidy()
-        mesh.barrier("grid opened")
+        self._run = mesh.in_turn("grid opened", functools.partial(self._open, identity))
         self._done: dict[str, list[dict[str, Any]]] = {}
         for record in _read(path, RESULTS):
             self._done.setdefault(record["cell"], []).append(record)
         mesh.barrier("grid read")
+
+    def _open(self, identity: GridIdentity) -> artifacts.Run:
+        run = artifacts.begin(self.path, KIND, identity)
+        if self._process == 0:
+            (self.path / DRAWS).mkdir(exist_ok=True)
+            self._tidy()
+        return run
 
     def lacking(self, cell: Cell) -> list[str]:
         """Return the measures that a cell has no result of.

@@ -44,10 +44,19 @@ def find_scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
+def _as_keys(ids: Ids, side: str) -> list[Hashable]:
+    if isinstance(ids, Sequence):
+        return list(ids)
+    array = np.asarray(ids)
+    if array.ndim != 1:
+        raise InputError(f"{side}_ids has shape {array.shape}; give one id per row")
+    return array.tolist()
+
+
 def _check_uniform(rows: np.ndarray, ids: Ids | None, side: str) -> None:
-    if ids is not None and len(ids) != len(rows):
-        raise InputError(f"{side}_ids has {len(ids)} ids for {len(rows)} rows of {side}; give one id per row")
-    keys = [row.tobytes() for row in rows + 0.0] if ids is None else np.asarray(ids).tolist()
+    keys = [row.tobytes() for row in rows + 0.0] if ids is None else _as_keys(ids, side)
+    if len(keys) != len(rows):
+        raise InputError(f"{side}_ids has {len(keys)} ids for {len(rows)} rows of {side}; give one id per row")
     first: dict[Hashable, int] = {}
     repeats = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
     if not repeats:

@@ -4,6 +4,7 @@ What makes two matrices comparable at all is decided here; what a single measure
 """
 
 import functools
+import numbers
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from saejax.types import AnyArray
 
 FEWEST_PAIRS = 4
 SMALLEST = 1e-70  # of a matrix's largest entry; fourth powers of it and of its inverse stay within float64
+KINDS = "biufV"  # bool, int, unsigned, float; those of ml_dtypes are V to numpy
 EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -136,14 +138,13 @@ def _as_matrix(values: Any, name: str) -> Float[np.ndarray, "n d"]:
             f"{name} cannot be read as an array ({error}); give real numbers on the CPU without a gradient, as "
             "`tensor.detach().cpu().float()` does"
         ) from None
+    if matrix.ndim == 0 and matrix.dtype == object:
+        raise InputError(f"{name} is a {type(values).__name__}, which is no array of numpy; convert it to a dense one")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(f"{name} has shape {matrix.shape}; give a matrix, one row per feature")
-    if np.iscomplexobj(matrix):
-        raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers")
-    try:
-        real = matrix.astype(np.float64)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers") from None
+    if np.ma.is_masked(values):
+        raise InputError(f"{name} masks {np.ma.count_masked(values)} value(s); leave those rows out of x and y")
+    real = _as_real(matrix, name)
     bad = np.argwhere(~np.isfinite(real))
     if len(bad):
         row, column = bad[0]
@@ -154,3 +155,18 @@ def _as_matrix(values: Any, name: str) -> Float[np.ndarray, "n d"]:
             f"column {column} (counted from 0); {remedy}"
         )
     return real
+
+
+def _as_real(matrix: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
+    """Convert numbers, bfloat16 and the like among them, but not what may be read as numbers: words, dates."""
+    if matrix.dtype == object:
+        strangers = [place for place, value in np.ndenumerate(matrix) if not isinstance(value, numbers.Real)]
+        if strangers:
+            row, column = strangers[0]
+            raise InputError(
+                f"{name} holds {len(strangers)} value(s) that are no numbers, the first {matrix[row, column]!r} at row "
+                f"{row}, column {column} (counted from 0); give real numbers"
+            )
+    elif matrix.dtype.kind not in KINDS or matrix.dtype.names:
+        raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers")
+    return matrix.astype(np.float64)

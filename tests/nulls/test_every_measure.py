@@ -101,19 +101,30 @@ def test_devices_count_as_the_host_does(expected: NullResults, tmp_path: Path) -
     assert_as_expected(told["results"], expected)
 
 
-def test_two_processes_count_as_one_does(expected: NullResults, tmp_path: Path) -> None:
+def start_two(folder: Path, chosen: dict[str, Any]) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    chosen = options(impl="host", batch=16)
-    started = [
-        start(tmp_path, f"{process}.json", chosen, SAEJAX_PROCESSES=process, SAEJAX_ADDRESS=address) for process in "12"
+    return [
+        start(folder, f"{process}.json", chosen, SAEJAX_PROCESSES=process, SAEJAX_ADDRESS=address) for process in "12"
     ]
-    for process in started:
+
+
+def test_two_processes_count_as_one_does(expected: NullResults, tmp_path: Path) -> None:
+    for process in start_two(tmp_path, options(impl="host", batch=16)):
         said = process.communicate(timeout=600)[1]
         assert process.returncode == 0, said
     for out in ("1.json", "2.json"):
         assert_as_expected(json.loads((tmp_path / out).read_text())["results"], expected)
+
+
+def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
+    chosen = options(measures=["cka"], checkpoint=str(tmp_path / "run"))
+    permutation_test(*matrices(), **chosen)
+    for process in start_two(tmp_path, {**chosen, "seed": 6}):
+        said = process.communicate(timeout=600)[1]
+        assert process.returncode == 1
+        assert "holds another run (seed 5 there, 6 now); name a new directory" in said
 
 
 def test_a_killed_run_goes_on(expected: NullResults, tmp_path: Path) -> None:

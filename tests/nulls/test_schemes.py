@@ -47,3 +47,11 @@ def test_zero_and_minus_zero_are_one_value() -> None:
 def test_every_row_needs_an_id() -> None:
     with pytest.raises(InputError, match=r"^x_ids has 5 ids for 6 rows of x; give one id per row$"):
         CHECK(ROWS, np.arange(5), "x")
+
+
+def test_ids_may_be_layers_and_features_but_no_matrix() -> None:
+    CHECK(ROWS, [(layer, feature) for layer in (0, 1) for feature in (4, 9, 7)], "x")
+    with pytest.raises(InputError, match=r"^y_ids names feature \(0, 4\) for rows 0 and 1 \(5 repeats in all\)"):
+        CHECK(ROWS, [(0, 4)] * 6, "y")
+    with pytest.raises(InputError, match=r"^x_ids has shape \(6, 1\); give one id per row$"):
+        CHECK(ROWS, np.arange(6)[:, None], "x")

@@ -1,5 +1,10 @@
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
+import scipy.sparse
 
 from saejax.errors import InputError
 from saejax.similarity.pair import Pair
@@ -25,6 +30,16 @@ def with_value(value: float, *places: tuple[int, int]) -> np.ndarray:
         (X, Y[:, :0], "y has shape (8, 0); give a matrix, one row per feature"),
         (X.astype(complex), Y, "x has dtype complex128; give real numbers"),
         (X, np.full((8, 3), "one"), "y has dtype <U3; give real numbers"),
+        (X, np.full((8, 3), "1.5"), "y has dtype <U3; give real numbers"),
+        (X, np.full((8, 3), "2026-01-01", "datetime64[D]"), "y has dtype datetime64[D]; give real numbers"),
+        (
+            X,
+            pandas.DataFrame(Y).astype("Float64").mask(np.arange(40).reshape(8, 5) % 20 == 12),
+            "y holds 2 value(s) that are no numbers, the first <NA> at row 2, column 2 (counted from 0); give real "
+            "numbers",
+        ),
+        (X, np.ma.masked_less(Y, np.sort(Y.ravel())[2]), "y masks 2 value(s); leave those rows out of x and y"),
+        (X, scipy.sparse.eye(8), "y is a dia_matrix, which is no array of numpy; convert it to a dense one"),
         (X, np.repeat(Y[:1], 8, axis=0), "y is constant (all 8 rows are equal); give rows that differ"),
         (
             X,
@@ -56,14 +71,14 @@ def with_value(value: float, *places: tuple[int, int]) -> np.ndarray:
         ),
     ],
 )
-def test_what_cannot_be_compared_is_named(x: np.ndarray, y: np.ndarray, message: str) -> None:
+def test_what_cannot_be_compared_is_named(x: Any, y: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         Pair.of(x, y)
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.float16])
-def test_any_real_dtype_is_read_as_float64(dtype: type) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int8, np.float16, jnp.bfloat16, object])
+def test_any_real_dtype_is_read_as_float64(dtype: Any) -> None:
     pair = Pair.of((X * 10).astype(dtype), Y)
     assert pair.x.values.dtype == pair.y.values.dtype == np.float64
     np.testing.assert_array_equal(pair.x.values, (X * 10).astype(dtype))
