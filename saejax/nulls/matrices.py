@@ -1,4 +1,4 @@
-"""Reads one matrix from a file of bare arrays: .npy, .npz or .safetensors."""
+"""Reads one array from a file of bare arrays: .npy, .npz or .safetensors."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from saejax.errors import InputError
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
 
-def read_matrix(path: Path, name: str | None, side: str) -> np.ndarray:
+def read_array(path: Path, name: str | None, side: str) -> np.ndarray:
     """Read an array from a file.
 
     Args:
         path: the file.
         name: which array of an .npz or .safetensors file; needed where it holds several.
-        side: what errors call the matrix.
+        side: what errors call the array.
 
     Raises:
         InputError: the file is absent, of another format or damaged, or the array is not named, or is not there.

@@ -19,8 +19,8 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import MEMORY_GIB, batch_size, permutation_test
-from saejax.nulls.matrices import read_matrix
+from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, permutation_test
+from saejax.nulls.matrices import read_array
 from saejax.nulls.results import table
 from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import Impl, Null, default_impl
@@ -45,10 +45,16 @@ class NullConfig:
     """Which array of x, where the file holds several."""
     y_name: str | None = None
     """Which array of y, where the file holds several."""
+    x_ids: Path | None = None
+    """Which feature each row of x is, .npy with one number or word per row; without it, equal rows are one feature."""
+    y_ids: Path | None = None
+    """The same for y."""
     measures: tuple[str, ...] = ("svcca", "rsa")
     """Similarity measures by name, with options where they have such: svcca:components=20, knn_jaccard:k=5."""
     permutations: int = 10_000
     """Random re-pairings; the smallest p is 1 / (permutations + 1)."""
+    first: int = 0
+    """Number of the first re-pairing; jobs over adjacent ranges make parts that saejax.nulls.merge joins."""
     seed: int = 0
     """Seed of the re-pairings, 0 to 2^64 - 1."""
     impl: Impl | None = None
@@ -65,8 +71,10 @@ class NullConfig:
         find_measures(self.measures, self.rank_bits)
         find_scheme(self.scheme)
         drawing.key_of(self.seed)
-        if not 1 <= self.permutations <= drawing.MOST_PERMUTATIONS:
-            raise InputError(f"permutations {self.permutations} must be at least 1 and at most 2^32")
+        check_numbers(self.permutations, self.first, None, self.memory_gib, self.impl)
+        for side, file in (("x", self.x_ids), ("y", self.y_ids)):
+            if file is not None and file.suffix != ".npy":
+                raise InputError(f"{side}_ids {file} must end in .npy")
         if self.out.suffix != ".json":
             raise InputError(f"out {self.out} must end in .json")
 
@@ -100,16 +108,14 @@ def null(config: NullConfig) -> list[str]:
     """
     if config.multiprocess:
         mesh.join()
-    x, y = _matrices(config)
+    x, y, x_ids, y_ids = _arrays(config)
     record = _record(config)
     if _is_complete(config, record):
         return [*table(artifacts.read_json(config.out)), f"{config.out} is complete: nothing was left to do"]
-    check_pairing(x, y, find_measures(config.measures, config.rank_bits), config.scheme, None, None)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     results = permutation_test(
         x, y, measures=config.measures, scheme=config.scheme, permutations=config.permutations, seed=config.seed,
-        impl=record["impl"], memory_gib=config.memory_gib, rank_bits=config.rank_bits,
-        checkpoint=config.checkpoint,
+        first=config.first, x_ids=x_ids, y_ids=y_ids, impl=record["impl"], memory_gib=config.memory_gib,
+        rank_bits=config.rank_bits, checkpoint=config.checkpoint,
     )  # fmt: skip
     if jax.process_index() == 0:
         artifacts.write_json(config.manifest, {**record, "status": "running"})
@@ -125,11 +131,11 @@ def plan(config: NullConfig) -> dict[str, str]:
     Raises:
         InputError: as `null` does.
     """
-    x, y = _matrices(config)
+    x, y, x_ids, y_ids = _arrays(config)
     record = _record(config)
     _is_complete(config, record)
     measures = find_measures(config.measures, config.rank_bits)
-    pair = check_pairing(x, y, measures, config.scheme, None, None)
+    pair = check_pairing(x, y, measures, config.scheme, x_ids, y_ids)
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
     trial = Null.prepare(pair, measures, drawing.key_of(config.seed), record["impl"], memory)
@@ -152,12 +158,19 @@ def plan(config: NullConfig) -> dict[str, str]:
     }
 
 
-def _matrices(config: NullConfig) -> tuple[np.ndarray, np.ndarray]:
-    return read_matrix(config.x, config.x_name, "x"), read_matrix(config.y, config.y_name, "y")
+def _arrays(config: NullConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return both matrices, and the features of their rows where they are told."""
+    return (
+        read_array(config.x, config.x_name, "x"),
+        read_array(config.y, config.y_name, "y"),
+        None if config.x_ids is None else read_array(config.x_ids, None, "x_ids"),
+        None if config.y_ids is None else read_array(config.y_ids, None, "y_ids"),
+    )
 
 
 def _record(config: NullConfig) -> dict[str, Any]:
-    inputs = {"x": artifacts.file_sha256(config.x), "y": artifacts.file_sha256(config.y)}
+    files = {"x": config.x, "y": config.y, "x_ids": config.x_ids, "y_ids": config.y_ids}
+    inputs = {name: artifacts.file_sha256(file) for name, file in files.items() if file is not None}
     record = artifacts.config_record(config)
     for changes_nothing in ("memory_gib", "multiprocess"):
         del record[changes_nothing]

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from saejax.errors import InputError
-from saejax.nulls.matrices import read_matrix
+from saejax.nulls.matrices import read_array
 
 A = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 B = A[:, ::-1].copy()
@@ -27,8 +27,8 @@ def test_every_format_gives_the_array(folder: Path) -> None:
         ("one.npy", None, A), ("one.npz", None, A), ("one.npz", "only", A), ("two.npz", "b", B),
         ("two.safetensors", "a", A),
     ):  # fmt: skip
-        np.testing.assert_array_equal(read_matrix(folder / file, name, "x"), expected)
-    narrow = read_matrix(folder / "one.safetensors", None, "x")
+        np.testing.assert_array_equal(read_array(folder / file, name, "x"), expected)
+    narrow = read_array(folder / "one.safetensors", None, "x")
     np.testing.assert_array_equal(narrow.astype(np.float32), A.astype(ml_dtypes.bfloat16).astype(np.float32))
 
 
@@ -50,11 +50,11 @@ def test_bad_files_are_named(folder: Path, file: str, name: str | None, message:
         (folder / broken).write_bytes(b"no array")
     np.savez(folder / "pickled.npz", a=np.array([{}], dtype=object))
     with pytest.raises(InputError) as error:
-        read_matrix(folder / file, name, "y")
+        read_array(folder / file, name, "y")
     assert str(error.value) == message.format(folder / file)
 
 
 def test_a_broken_safetensors_file_is_named(folder: Path) -> None:
     (folder / "broken.safetensors").write_bytes(b"no array")
     with pytest.raises(InputError, match=r"^y .*broken\.safetensors is not a whole safetensors file \(.*\); write it"):
-        read_matrix(folder / "broken.safetensors", None, "y")
+        read_array(folder / "broken.safetensors", None, "y")

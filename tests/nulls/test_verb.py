@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saejax.errors import InputError
-from saejax.nulls import permutation_test, verb
+from saejax.nulls import load, merge, permutation_test, verb
 from saejax.nulls.verb import NullConfig, null, plan
 
 
@@ -39,6 +39,35 @@ def test_result_is_a_list_of_records_with_the_draws_beside_it(folder: Path) -> N
     assert [line.split()[0] for line in lines[:3]] == ["measure", "svcca", "rsa"]
     manifest = json.loads((folder / "result.manifest.json").read_text())
     assert (manifest["status"], manifest["impl"], manifest["config"]["seed"]) == ("complete", "host", 3)
+
+
+def test_parts_of_a_run_merge_into_the_whole(folder: Path) -> None:
+    null(config(folder))
+    null(config(folder, out=folder / "left.json", permutations=25))
+    null(config(folder, out=folder / "right.json", first=25, permutations=35))
+    whole, left, right = (load(folder / name) for name in ("result.json", "left.json", "right.json"))
+    for each, *parts in zip(whole, left, right, strict=True):
+        merged = merge(parts)
+        assert (merged.exceedances, merged.permutations) == (each.exceedances, each.permutations)
+        np.testing.assert_allclose(merged.draws, each.draws, atol=1e-6, rtol=0)
+
+
+def test_ids_tell_features_apart(folder: Path) -> None:
+    """Equal rows of two features may be re-paired singly; one feature in two pairs may not."""
+    x = np.load(folder / "x.npy")
+    x[7] = x[3]
+    np.save(folder / "x.npy", x)
+    with pytest.raises(InputError, match="rows 3 and 7 of x are equal .* or give x_ids if they are different"):
+        null(config(folder))
+    np.save(folder / "ids.npy", np.array([f"L3/{row}" for row in range(20)]))
+    null(config(folder, x_ids=folder / "ids.npy"))
+    manifest = json.loads((folder / "result.manifest.json").read_text())
+    assert sorted(manifest["inputs"]) == ["x", "x_ids", "y"]
+    np.save(folder / "ids.npy", np.arange(20) % 19)
+    with pytest.raises(InputError, match="holds another run .*x_ids [0-9a-f]{64} there"):
+        null(config(folder, x_ids=folder / "ids.npy"))
+    with pytest.raises(InputError, match="y_ids names feature 0 for rows 0 and 19"):
+        plan(config(folder, y_ids=folder / "ids.npy", x=folder / "y.npy", out=folder / "other.json"))
 
 
 def test_same_run_again_is_complete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +114,9 @@ def test_a_file_of_other_origin_is_left_alone(folder: Path) -> None:
         ({"measures": ("ckk",)}, "measure 'ckk' is unknown; choose among svcca"),
         ({"permutations": 0}, "permutations 0 must be at least 1"),
         ({"seed": -1}, "seed -1 must be at least 0"),
+        ({"first": -1}, r"permutations -1 to 59 must lie between 0 and 2\^32"),
+        ({"memory_gib": 0.0}, "memory_gib 0.0 must be above 0"),
+        ({"x_ids": Path("ids.npz")}, "x_ids ids.npz must end in .npy"),
         ({"out": Path("result.npz")}, "out result.npz must end in .json"),
     ],
 )
