@@ -20,9 +20,10 @@ Invariant to rotation of the columns and to scaling by one number, on either sid
 Numerics. Directions of little weight turn Q without moving x' y much, and may matter to the score where rows differ in
 length: found in float32, Q was off by up to 0.1 in score with one row 1,000 times as long as the others. A float32
 product serves, because its roundings are relative to the weights of the directions; Q is found from it in float64
-whatever the device, on the CPU by LAPACK, elsewhere by matrix products (`saejax_kernels.polar_factors`). Float32
-cores then stay within 1e-7 of float64 ones with rows up to ten times as long as others, and within 2e-6 at the 1,000
-times that is let in. Where x' y[p] lacks a direction that both x and y have, neither Q nor the score is determined.
+whatever the device, on the CPU by LAPACK, elsewhere by matrix products (`saejax_kernels.polar_factors`). Float32 cores
+then stay within 1e-7 of float64 ones with rows up to ten times as long as others, and within 2e-6 at the 1,000 times
+that is let in. Where x' y[p] lacks a direction that both x and y have, neither Q nor the score is determined.
+Tolerance: 1e-5.
 
 Cost per permutation: 4 n kx ky flop for the two products, k = min(n, d), and a singular value decomposition. On two
 cores at n = 4,000 and d = 512 or 768 the products take 14 or 26 ms, the decomposition 60 or 130 ms, the nuclear norm

@@ -1,10 +1,11 @@
 """Debiased CKA: CKA without what each row contributes by its likeness to itself. The CKA to report.
 
-With K[i, j] = x_i . x_j, U-centring replaces off-diagonal entries by
+With K[i, j] = x_i . x_j, x_i the rows of x `[n, dx]`, U-centring replaces off-diagonal entries by
 
     K~[i, j] = K[i, j] - sum_l K[i, l] / (n - 2) - sum_l K[l, j] / (n - 2) + sum_kl K[k, l] / ((n - 1) (n - 2))
 
-(sums over off-diagonal entries alone) and the diagonal by 0, so that all rows of K~ sum to 0. With L the same of y:
+(sums over off-diagonal entries alone) and the diagonal by 0, so that all rows of K~ sum to 0. With L the same of y
+`[n, dy]`:
 
     cka_debiased(x, y) = sum_ij K~[i, j] L~[i, j] / (||K~||_F ||L~||_F)
 
@@ -26,7 +27,7 @@ larger than the others.
 
 Cost per permutation: 2 n kx ky flop for the product of `saejax.similarity.bases`, then one pass over it and one over
 the rows. Float32 cores stay within 4e-7 of float64 ones; where a row outweighs the others a hundred times or more, and
-with fewer than ten rows, the core is an interval that may be wider than the tolerance.
+with fewer than ten rows, the core is an interval that may be wider than the tolerance. Tolerance: 1e-6.
 
 Source: Song, Smola, Gretton, Bedo, Borgwardt, "Feature selection via dependence maximization", 2012 (the unbiased
 inner product); Szekely and Rizzo, "Partial distance correlation with methods for dissimilarities", 2014 (U-centring);

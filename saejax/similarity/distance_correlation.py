@@ -1,10 +1,10 @@
 """Distance correlation: how far the distances among the rows of one matrix go with those of the other.
 
-With D[i, j] = |x_i - x_j| the Euclidean distances of x, A its double centring (row means and column means taken
-away, their mean added), and B the same of y, all sums over i and j including i = j:
+With D[i, j] = |x_i - x_j| the Euclidean distances of the rows of x `[n, dx]`, A its double centring (row means and
+column means taken away, their mean added), and B the same of y `[n, dy]`, all sums over i and j including i = j:
 
     dCov^2(x, y) = sum A[i, j] B[i, j] / n^2
-    core         = dCov^2(x, y) / sqrt(dCov^2(x, x) dCov^2(y, y)),     score = sqrt(core)
+    core         = dCov^2(x, y) / sqrt(dCov^2(x, x) dCov^2(y, y)),     distance_correlation(x, y) = sqrt(core)
 
 Re-pairing y re-labels B; so A and B are found once, and
 
@@ -21,8 +21,8 @@ entries, so the core is that of two matrices within an angle of 6e-8 of A and B 
 whatever the pairing, and, roundings being independent, by about 1e-7 / n; the score by half of that over the score.
 While matrices are made, blocks of distances take 0.4 GiB besides the rows, and half a matrix its entries.
 
-Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`, as of RSA. Float32 cores stay within
-1e-7 of float64 ones.
+Cost per permutation: n^2 / 2 gathered products by `saejax_kernels.pair_sums`, as of RSA. Float32 cores stay within 1e-7
+of float64 ones. Tolerance: 1e-6.
 
 Source: Szekely, Rizzo, Bakirov, "Measuring and testing dependence by correlation of distances", Annals of Statistics
 35, 2007.

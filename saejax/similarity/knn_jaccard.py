@@ -13,9 +13,9 @@ Invariant to rotation of the columns, to scaling by one number and to scaling ea
 own, on either side; not to shifts, because cosines are taken about the origin. Rows of zeros, rows of one direction
 and ties among neighbours are refused (`saejax.similarity.neighbours`).
 
-Cost per permutation: 2 n k steps for the shared ranks of `saejax.similarity.neighbours`, and n k to count them. On
-two cores 0.04 ms at n = 4,000 and k = 10. What is counted is whole, so float32 cores differ from float64 ones by the
-rounding of one sum, 1e-7.
+Cost per permutation: 2 n k steps for the shared ranks of `saejax.similarity.neighbours`, and n k to count them. On two
+cores 0.04 ms at n = 4,000 and k = 10. What is counted is whole, so float32 cores differ from float64 ones by the
+rounding of one sum, 1e-7. Tolerance: 1e-6.
 
 Source: as a similarity of representations, Schumacher, Wolf, Ritzert, Lemmerich, Bachmann, Frantzen, Klabunde,
 Grohe, Strohmaier, "The effects of randomness on the stability of node embeddings", 2021; Wang, Rao, Guo, Wang, Liu,
@@ -65,7 +65,7 @@ def knn_jaccard(*, k: int = NEIGHBOURS) -> Measure:
         name=name, larger_is_more_similar=True, invariances=("rotation", "scale", "column permutation", "row scale"),
         tolerance=1e-6, statistics=(matches(k),), own=functools.partial(_own, k), core=_core,
         reference=functools.partial(_reference, k), check=functools.partial(refuse_ambiguous, name, k),
-        exact_moments=functools.partial(_moments, k),
+        constant=lambda pair: pair.n == k + 1, exact_moments=functools.partial(_moments, k),
     )  # fmt: skip
 
 

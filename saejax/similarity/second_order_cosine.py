@@ -19,8 +19,8 @@ within x. So all distances are kept: 16 n^2 bytes, and 8 n^2 more for the float3
 few that are wanted from unit rows needs no n^2 bytes but 2 n k (dx + dy) flop: 1.4 ms per permutation instead of 0.2
 at n = 4,000, d = 512 and 768, and in float32 it loses the digits of small distances.
 
-Cost per permutation: 2 n k reads at random places, the shared ranks of `saejax.similarity.neighbours` and 14 n k
-flop. On two cores 0.4 ms at n = 4,000 and k = 10. Float32 cores stay within 2e-7 of float64 ones.
+Cost per permutation: 2 n k reads at random places, the shared ranks of `saejax.similarity.neighbours` and 14 n k flop.
+On two cores 0.4 ms at n = 4,000 and k = 10. Float32 cores stay within 2e-7 of float64 ones. Tolerance: 1e-6.
 
 Source: Hamilton, Leskovec, Jurafsky, "Cultural shift or linguistic drift? Comparing two computational measures of
 semantic change", EMNLP 2016.

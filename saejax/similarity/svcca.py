@@ -1,6 +1,6 @@
 """SVCCA: the mean canonical correlation of the directions that carry most of each matrix's variance.
 
-With x and y column-centred, Ux `[n, kx]` their first kx left singular vectors, and the same for y:
+With x `[n, dx]` and y `[n, dy]` column-centred, Ux `[n, kx]` their first kx left singular vectors, and the same for y:
 
     svcca(x, y) = ||Ux' Uy||_* / min(kx, ky)
 
@@ -19,9 +19,9 @@ raw score means nothing without its null.
 Invariant to rotation of the columns, to scaling by one number and to shifts, on either side; not to general
 invertible maps, which move the 99 % cut.
 
-Cost per permutation: 2 n kx ky flop for the product of `saejax.similarity.bases`, then the singular values of a
-kx x ky matrix: in float64 by `saejax_kernels.nuclear_norms` on the CPU, by matrix products with a certificate
-(`saejax_kernels.nuclear_bounds`) elsewhere. Float32 cores stay within 2e-7 of float64 ones on the CPU.
+Cost per permutation: 2 n kx ky flop for the product of `saejax.similarity.bases`, then the singular values of a kx x ky
+matrix: in float64 by `saejax_kernels.nuclear_norms` on the CPU, by matrix products with a certificate
+(`saejax_kernels.nuclear_bounds`) elsewhere. Float32 cores stay within 2e-7 of float64 ones on the CPU. Tolerance: 2e-6.
 
 Source: Raghu, Gilmer, Yosinski, Sohl-Dickstein, "SVCCA", NeurIPS 2017; singular values as canonical correlations:
 Björck and Golub, "Numerical methods for computing angles between linear subspaces", 1973.

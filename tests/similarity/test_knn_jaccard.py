@@ -5,6 +5,7 @@ from sklearn.neighbors import NearestNeighbors
 from saejax.errors import InputError
 from saejax.similarity.knn_jaccard import KNN_JACCARD, knn_jaccard
 from saejax.similarity.neighbour_moments import jaccard_mean
+from saejax.similarity.pair import Pair
 
 
 def matrices(n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,6 +35,8 @@ def test_all_rows_as_neighbours_score_one_whatever_the_pairing() -> None:
     measure = knn_jaccard(k=10)
     perms = np.argsort(np.random.default_rng(0).random((5, 11)), axis=1)
     np.testing.assert_allclose(measure.score_batch(measure.prepare(x, y), perms), 1, atol=1e-6)
+    assert measure.constant(Pair.of(x, y))
+    assert not knn_jaccard(k=9).constant(Pair.of(x, y))
 
 
 def test_null_has_the_exact_mean_however_much_the_matrices_share() -> None:

@@ -1,3 +1,6 @@
+import functools
+import sys
+
 import pytest
 
 from saejax.errors import InputError
@@ -48,3 +51,14 @@ def test_unknown_names_and_options_are_named(name: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         find_measure(name)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_the_docstring_of_a_measure_states_what_its_user_must_know(name: str) -> None:
+    measure = MEASURES[name]
+    define = measure.reference.func if isinstance(measure.reference, functools.partial) else measure.reference
+    said = sys.modules[define.__module__].__doc__ or ""
+    assert f"Tolerance: {measure.tolerance:.0e}.".replace("e-0", "e-") in said
+    assert f"{'larger' if measure.larger_is_more_similar else 'smaller'} is more similar" in said.lower()
+    for part in ("`[n, dx]`", "`[n, dy]`", "Invarian", "Cost per permutation: ", "\nSource", name):
+        assert part in said, part
