@@ -2,7 +2,7 @@
 
 from saejax.nulls.cells import Cell, Subspace, layer_cells
 from saejax.nulls.engine import permutation_test
-from saejax.nulls.exact import ExactResult, exact_test
+from saejax.nulls.exact import ExactResult, ExactResults, exact_test
 from saejax.nulls.grid import grid_test
 from saejax.nulls.grid_folder import GridResults, load_grid
 from saejax.nulls.inference import merge
@@ -13,6 +13,7 @@ __all__ = [
     "SCHEMES",
     "Cell",
     "ExactResult",
+    "ExactResults",
     "GridResults",
     "NullResult",
     "NullResults",

@@ -10,15 +10,19 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from saejax.errors import InputError
 from saejax.nulls.inference import exact_z
+from saejax.nulls.results import aligned, number, to_pandas
 from saejax.nulls.schemes import Ids
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity.pearson_three import pearson_three_p
+
+if TYPE_CHECKING:
+    import pandas
 
 SMALLEST = sys.float_info.min  # stands for 1 / n! where that is smaller
 
@@ -53,6 +57,33 @@ class ExactResult:
     method: str
 
 
+class ExactResults(list[ExactResult]):
+    """Results in the order of the measures; prints as a table."""
+
+    def __repr__(self) -> str:
+        """Return the table."""
+        head = ("measure", "n", "observed", "exact mean", "exact SD", "skewness", "z", "p (Pearson III)")
+        return "\n".join(aligned([head, *map(_cells, self)]))
+
+    def __str__(self) -> str:
+        """Return the table."""
+        return repr(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return one row per measure.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return to_pandas([dataclasses.asdict(result) for result in self])
+
+
+def _cells(result: ExactResult) -> tuple[str, ...]:
+    scores = (number(value, ".5f") for value in (result.observed, result.mean, result.sd))
+    shape = number(result.skewness, ".3f"), number(result.z, ".2f"), number(result.p_value, ".2g")
+    return (result.measure, str(result.n), *scores, *shape)
+
+
 def exact_test(
     x: Any,
     y: Any,
@@ -61,7 +92,7 @@ def exact_test(
     scheme: str,
     x_ids: Ids | None = None,
     y_ids: Ids | None = None,
-) -> list[ExactResult]:
+) -> ExactResults:
     """Hold the scores of two matrices with paired rows against the exact moments of their nulls.
 
     Args:
@@ -80,7 +111,7 @@ def exact_test(
     """
     chosen = find_measures(measures)
     pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
-    results = []
+    results = ExactResults()
     for measure in chosen:
         moments = measure.moments(pair, scheme, skewness=True)
         if moments is None:

@@ -180,17 +180,13 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
         names: what tells one from the others, the first columns.
 
     Returns:
-        A head, a line per record, and a line that names measures without z. Columns that are empty in all records
-        are left out.
+        A head, a line per record, and a line that names measures without z.
     """
     cells = [
         (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "95 % interval of p"),
         *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    shown = [any(row[1:]) for row in zip(*cells, strict=True)]
-    rows = [[f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in cells]
-    lines = ["  ".join(itertools.compress(row, shown)) for row in rows]
+    lines = aligned(cells)
     constant = [record["measure"] for record in records if record["z"] is None and record["permutations"] > 1]
     if constant:
         which = ", ".join(dict.fromkeys(constant))
@@ -198,12 +194,28 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
     return lines
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines with their cells under each other; columns that are empty in all rows but the first are left out.
+
+    Args:
+        rows: cells, those of the head first.
+    """
+    columns = list(zip(*rows, strict=True))
+    widths, shown = [max(map(len, column)) for column in columns], [any(column[1:]) for column in columns]
+    padded = ([f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return ["  ".join(itertools.compress(row, shown)) for row in padded]
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number for a table; nothing where it is not known."""
+    return "" if value is None else f"{value:{form}}"
+
+
 def _cells(record: dict[str, Any]) -> tuple[str, ...]:
-    sd = "" if record["null_sd"] is None else f"{record['null_sd']:.5f}"
     interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
-    scores = (f"{record[key]:.5f}" for key in ("observed", "null_mean"))
-    z, exact_z = ("" if record[key] is None else f"{record[key]:.2f}" for key in ("z", "exact_z"))
-    return (str(record["n"]), *scores, sd, z, exact_z, f"{record['p_value']:.2g}", interval)
+    scores = (number(record[key], ".5f") for key in ("observed", "null_mean", "null_sd"))
+    zs = (number(record[key], ".2f") for key in ("z", "exact_z"))
+    return (str(record["n"]), *scores, *zs, number(record["p_value"], ".2g"), interval)
 
 
 def _z(record: dict[str, Any]) -> str:

@@ -121,3 +121,16 @@ def test_a_constant_null_has_no_z() -> None:
     """With as many columns as rows every pairing has all squared canonical correlations at 1."""
     result = exact_test(*matrices(6, 8, 8), measures=["cca_mean_squared"], scheme="uniform")[0]
     assert (result.z, result.p_value) == (None, None)
+
+
+def test_results_are_a_table() -> None:
+    """Columns that no measure fills are left out; a measure of which the mean alone is known has blanks."""
+    results = exact_test(*matrices(20, 3, 4), measures=["cka", "knn_jaccard:k=3"], scheme="uniform")
+    lines = [line.split() for line in str(results).splitlines()]
+    assert lines[0] == "measure n observed exact mean exact SD skewness z p (Pearson III)".split()
+    assert lines[1][:2] == ["cka", "20"]
+    assert float(lines[1][2]) == pytest.approx(results[0].observed, abs=1e-5)
+    assert (len(lines[1]), len(lines[2])) == (8, 4)
+    frame = results.to_pandas()
+    assert list(frame["measure"]) == ["cka", "knn_jaccard:k=3"]
+    assert list(frame["z"])[0] == results[0].z
