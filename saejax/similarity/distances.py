@@ -59,11 +59,11 @@ class Rows:
         if inner == "euclidean":
             points = _near_one(values, None)
             return cls(inner, points - points.mean(axis=0), points, np.zeros(len(points)))
-        rows = _near_one(values, 1)
-        before = _norms(rows)
+        rows = np.ascontiguousarray(_near_one(values, 1))  # so that numpy adds along rows pairwise
+        before = np.linalg.norm(rows, axis=1)
         if inner == "correlation":
             rows -= rows.mean(axis=1, keepdims=True)
-        norms = _norms(rows)
+        norms = np.linalg.norm(rows, axis=1)
         rows /= norms[:, None]
         return cls(inner, rows, rows, ROUNDINGS * np.finfo(np.float64).eps * before / norms)
 
@@ -112,10 +112,6 @@ class Rows:
             product[i, others] = cdist(self.points[None, start + i], self.points[start + others], "sqeuclidean")[0]
         np.maximum(product, 0, out=product)
         return np.sqrt(product, out=product)
-
-
-def _norms(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
-    return np.sqrt(np.einsum("nd,nd->n", rows, rows))
 
 
 def _marked(block: Bool[np.ndarray, "block rest"]) -> Iterator[tuple[int, Int[np.ndarray, "_"]]]:

@@ -1,6 +1,7 @@
 import itertools
 import warnings
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_equal_rows_lie_at_distance_zero() -> None:
         assert np.sum(upper(matrix, inner) == 0) == 20
         assert np.sum(np.isinf(upper(matrix * np.resize([1, -1], (40, 1)), inner))) == 20
         assert np.sum(upper(matrix + 1e6 * (inner == "correlation"), inner) == 0) == 20
+
+
+@pytest.mark.parametrize("inner", ["correlation", "cosine"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_rows_of_one_direction_tie_however_long_they_are(inner: Inner, order: Literal["C", "F"], offset: float) -> None:
+    rng = np.random.default_rng(7)
+    matrix = np.outer(rng.uniform(0.5, 1.5, size=30), rng.normal(size=8192) + offset)
+    assert not upper(np.asarray(matrix, order=order), inner).any()
 
 
 def test_small_distances_beside_large_ones_keep_their_digits() -> None:
