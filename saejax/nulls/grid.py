@@ -144,15 +144,15 @@ class _Work:
         try:
             pair, fitting = check_pairing(cell.x, cell.y, (), self.scheme, cell.x_ids, cell.y_ids), []
         except (*OF_ONE_CELL, OSError, TypeError) as error:
-            self._fail(cell, names, error)
+            self._fail(cell, None, error, len(names))
             return
         for measure in self.measures:
             try:
                 if measure.name in names:
                     measure.check(pair)
                     fitting.append(measure)
-            except InputError as error:
-                self._fail(cell, [measure.name], error)
+            except OF_ONE_CELL as error:
+                self._fail(cell, measure.name, error)
         if fitting:
             self._score(cell, pair, fitting)
 
@@ -178,12 +178,12 @@ class _Work:
             if len(measures) > 1:
                 self._take(cell, [measure.name])
             else:
-                self._fail(cell, [measure.name], error)
+                self._fail(cell, measure.name, error)
 
-    def _fail(self, cell: Cell, names: Sequence[str], error: Exception) -> None:
-        """Report one measure of a cell, or several as the whole cell."""
-        self.folder.fail(cell, names[0] if len(names) == 1 else None, error)
-        self.advance(len(names))
+    def _fail(self, cell: Cell, measure: str | None, error: Exception, results: int = 1) -> None:
+        """Report a cell, or a measure of it, that leaves so many results out."""
+        self.folder.fail(cell, measure, error)
+        self.advance(results)
 
     def _prepared(self, cell: Cell, pair: Pair, measures: Sequence[Measure]) -> _Item:
         """Do what no re-pairing changes.

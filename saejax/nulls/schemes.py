@@ -8,6 +8,7 @@ and shuffling them singly makes any clustering of the other side look like agree
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,12 +46,15 @@ def find_scheme(name: str) -> Scheme:
 
 
 def _as_keys(ids: Ids, side: str) -> list[Hashable]:
-    if isinstance(ids, Sequence):
-        return list(ids)
-    array = np.asarray(ids)
-    if array.ndim != 1:
-        raise InputError(f"{side}_ids has shape {array.shape}; give one id per row")
-    return array.tolist()
+    """Return ids as plain values, whatever library they are of: scalars of some are told apart by where they lie."""
+    values: Any = ids if isinstance(ids, Sequence) else np.asarray(ids)
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise InputError(f"{side}_ids has shape {values.shape}; give one id per row")
+    keys = [each.item() if hasattr(each, "item") else each for each in values]
+    for row, key in enumerate(keys):
+        if not isinstance(key, Hashable) or key != key:  # NaN is not itself
+            raise InputError(f"{side}_ids has {key!r} for row {row}, which names no feature; give a number or a word")
+    return keys
 
 
 def _check_uniform(rows: np.ndarray, ids: Ids | None, side: str) -> None:

@@ -15,9 +15,9 @@ are computed anew from the sum of the two rows, and given as orders:
 which grows as the distance does, from 0 to infinity, and keeps the digits at both ends.
 
 Distances that are equal in exact arithmetic come out with different last digits. Where order matters (`Rows.upper`)
-`TIE_BITS` leading bits are kept of each, so that such distances are equal again: rows of whole numbers, or a third
-row's distances to two equal rows. Rows of one direction, or of opposite ones, as far as float64 tells, are at the
-limit.
+`TIE_BITS` leading bits are kept of each, and of cosines no more than 47 behind the point, so that they are equal again:
+rows of whole numbers, or a third row's distances to two equal rows. Rows of one direction, or of opposite ones, as far
+as float64 tells, are at the limit.
 """
 
 import dataclasses
@@ -34,6 +34,8 @@ ONE_BLOCK = 4096  # up to so many rows all distances are one block, 128 MiB
 BLOCK = 2**22  # distances per block above that, 32 MiB
 TIE_BITS = 36
 CANCELLED = 2.0**-10  # share of the squared norms below which a squared distance is computed from the difference
+NEAR = 2.0**-20  # distance of a cosine from 1 or -1 below which it is computed from the difference or the sum
+COARSE = 48.0  # adding and taking away this number rounds to multiples of 2^-47, sixteen times the errors of products
 ROUNDINGS = 4.0  # of the numbers that a unit row was made of, in units of their spacing
 
 
@@ -93,7 +95,9 @@ class Rows:
     def _angular(self, start: int, product: Float[np.ndarray, "block rest"]) -> Float[np.ndarray, "block rest"]:
         opposite = product < 0
         product = np.subtract(1, np.abs(product, out=product), out=product)
-        near = product < CANCELLED
+        near = product < NEAR
+        product += COARSE
+        product -= COARSE
         for sign, marks in ((1, near & ~opposite), (-1, near & opposite)):
             for i, others in _marked(marks):
                 halves = cdist(sign * self.points[None, start + i], self.points[start + others], "sqeuclidean")[0] / 2

@@ -160,7 +160,7 @@ def _as_matrix(values: Any, name: str) -> Float[np.ndarray, "n d"]:
 def _as_real(matrix: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
     """Convert numbers, bfloat16 and the like among them, but not what may be read as numbers: words, dates."""
     if matrix.dtype == object:
-        strangers = [place for place, value in np.ndenumerate(matrix) if not isinstance(value, numbers.Real)]
+        strangers = [place for place, value in np.ndenumerate(matrix) if not isinstance(value, numbers.Real | np.bool_)]
         if strangers:
             row, column = strangers[0]
             raise InputError(
@@ -169,4 +169,7 @@ def _as_real(matrix: np.ndarray, name: str) -> Float[np.ndarray, "n d"]:
             )
     elif matrix.dtype.kind not in KINDS or matrix.dtype.names:
         raise InputError(f"{name} has dtype {matrix.dtype}; give real numbers")
-    return matrix.astype(np.float64)
+    try:
+        return matrix.astype(np.float64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{name} has dtype {matrix.dtype}, of which float64 is not made ({error})") from None

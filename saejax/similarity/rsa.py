@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from saejax.errors import InputError
 from saejax.similarity.distances import TIE_BITS, Inner, Rows
@@ -206,13 +206,22 @@ def _reference(inner: Inner, x: AnyArray, y: AnyArray) -> float:
 
 
 def _distances(inner: Inner, matrix: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "pairs"]:
-    """Return the distances of rows i < j, those of one direction at 0."""
+    """Return the distances of rows i < j, or numbers that order as they do; rows of one direction are at 0."""
     if inner == "euclidean":
-        distances = pdist(matrix)
-    else:
-        rows = matrix - matrix.mean(axis=1, keepdims=True) if inner == "correlation" else matrix
-        distances = pdist(rows / np.linalg.norm(rows, axis=1, keepdims=True)) ** 2 / 2
-        distances[distances < 1e-28] = 0
+        return _rounded(pdist(matrix))
+    rows = matrix - matrix.mean(axis=1, keepdims=True) if inner == "correlation" else matrix
+    norms = np.linalg.norm(rows, axis=1)
+    rows = rows / norms[:, None]
+    noise = 1e-15 * np.linalg.norm(matrix, axis=1) / norms
+    above = np.triu_indices(len(rows), 1)
+    near, far = (cdist(rows, sign * rows, "sqeuclidean") / 2 for sign in (1, -1))
+    for side in (near, far):
+        side[side <= (noise[:, None] + noise) ** 2 / 2] = 0
+    with np.errstate(divide="ignore"):
+        return _rounded(np.where(near <= 1, near, 1 / far)[above])
+
+
+def _rounded(distances: Float[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
     mantissas, exponents = np.frexp(distances)
     return np.ldexp(np.round(mantissas * 2.0 ** (TIE_BITS + 1)), exponents)
 

@@ -17,7 +17,7 @@ from saejax.nulls import Cell, GridResults, NullResult, draws, grid_test, load_g
 from saejax.nulls import grid as module
 from saejax.nulls.buckets import common_lengths
 from saejax.nulls.scoring import Impl, Null
-from saejax.similarity import MEASURES
+from saejax.similarity import MEASURES, Pair
 
 NAMES = ["svcca", "rsa", "cka", "knn_jaccard:k=3"]
 IMPLS: list[Impl] = ["host", "jax"]
@@ -187,6 +187,23 @@ def test_a_measure_that_was_refused_joins_the_others_later(tmp_path: Path, monke
     assert ([record["measure"] for record in whole], whole.failures) == (["rsa", "cka"], [])
     np.testing.assert_array_equal(draws_of(tmp_path, whole[0]), kept)
     assert len(draws_of(tmp_path, whole[1])) == 50
+
+
+def test_a_check_that_breaks_down_leaves_its_cell_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_convergence(pair: Pair) -> None:
+        if pair.n == 20:
+            raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setitem(MEASURES, "cka", dataclasses.replace(MEASURES["cka"], check=no_convergence))
+    results = run([cell(20), cell(12)], tmp_path, measures=["cka", "rsa"])
+    assert [(record["cell"], record["measure"]) for record in results] == [
+        ("n20", "rsa"), ("n12", "cka"), ("n12", "rsa"),
+    ]  # fmt: skip
+    assert [(each["cell"], each["measure"]) for each in results.failures] == [("n20", "cka")]
+    alone = run([dataclasses.replace(cell(20), x=np.ones(3))], tmp_path / "one", measures=["rsa"])
+    assert [(each["cell"], each["measure"]) for each in alone.failures] == [("n20", None)]
 
 
 class Unreadable:

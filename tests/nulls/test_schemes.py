@@ -1,5 +1,9 @@
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from saejax.errors import InputError
 from saejax.nulls.schemes import SCHEMES, find_scheme
@@ -55,3 +59,17 @@ def test_ids_may_be_layers_and_features_but_no_matrix() -> None:
         CHECK(ROWS, [(0, 4)] * 6, "y")
     with pytest.raises(InputError, match=r"^x_ids has shape \(6, 1\); give one id per row$"):
         CHECK(ROWS, np.arange(6)[:, None], "x")
+
+
+def test_scalars_of_any_library_name_features() -> None:
+    """Those of torch in a list are told apart by where they lie in memory."""
+    repeated = [3, 1, 4, 1, 5, 9]
+    for ids in (list(np.array(repeated)), jnp.array(repeated), list(torch.tensor(repeated)), tuple(repeated)):
+        with pytest.raises(InputError, match="^y_ids names feature 1 for rows 1 and 3"):
+            CHECK(ROWS, ids, "y")
+
+
+@pytest.mark.parametrize("ids", [[1, 2, np.nan, 4, 5, 6], np.array([1, 2, np.nan, 4, 5, 6])])
+def test_what_names_no_feature_is_refused(ids: Any) -> None:
+    with pytest.raises(InputError, match=r"^x_ids has nan for row 2, which names no feature; give a number or a"):
+        CHECK(ROWS, ids, "x")

@@ -31,6 +31,11 @@ def with_value(value: float, *places: tuple[int, int]) -> np.ndarray:
         (X.astype(complex), Y, "x has dtype complex128; give real numbers"),
         (X, np.full((8, 3), "one"), "y has dtype <U3; give real numbers"),
         (X, np.full((8, 3), "1.5"), "y has dtype <U3; give real numbers"),
+        (
+            X,
+            np.zeros((8, 3), "V8"),
+            "y has dtype |V8, of which float64 is not made (setting an array element with a sequence.)",
+        ),
         (X, np.full((8, 3), "2026-01-01", "datetime64[D]"), "y has dtype datetime64[D]; give real numbers"),
         (
             X,

@@ -69,6 +69,17 @@ def test_is_spearmans_correlation_of_distances(inner: Inner) -> None:
 
 
 @every_inner
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e7])
+def test_one_direction_that_outweighs_the_others_hides_no_order(inner: Inner, size: float) -> None:
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(60, 16)), rng.normal(size=(60, 5))
+    x[:, 0] += size * rng.choice([-1, 1], size=60)
+    measure = rsa(inner=inner)
+    exact = measure.score_exact(measure.prepare(x, y), np.arange(60))
+    assert exact == pytest.approx(measure.reference(x, y), abs=1e-7)
+
+
+@every_inner
 @every_width
 @pytest.mark.parametrize("n", [4, 10, 77])
 def test_scores_of_all_ways_agree_with_the_definition(inner: Inner, rank_bits: int, n: int) -> None:
