@@ -23,6 +23,7 @@ from saejax.similarity.moments import Moments
 # Cores that are equal in exact arithmetic differ by rounding in float64; all are of order 1.
 TIE = 1e-12
 ROUNDING = 1e-9
+SPACINGS = 4  # of float64, by which scores that are equal in exact arithmetic may differ
 CONFIDENCE = 0.95
 
 
@@ -89,11 +90,12 @@ def judge(
     Returns:
         The result, in scores.
     """
-    score = float(measure.scores(own, np.array(observed)))
+    score, draws = float(measure.scores(own, np.array(observed))), measure.scores(own, cores)
     low, high = (measure.scores(own, cores + side * measure.tolerance) for side in (-1, 1))
-    resolution = math.sqrt(np.mean(((high - low) / 2) ** 2))
+    rounding = SPACINGS * np.spacing(np.abs(draws).max())
+    resolution = max(math.sqrt(np.mean(((high - low) / 2) ** 2)), float(rounding))
     return _result(
-        draws=measure.scores(own, cores), exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
+        draws=draws, exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
         observed=score, scheme=scheme,
         tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
         resolution=resolution, score_error=measure.score_error(own), rescored=int(rescored.sum()),

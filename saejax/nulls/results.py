@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+LONGEST = 1e6  # score that a table writes out
+
 
 @dataclasses.dataclass(frozen=True)
 class NullResult:
@@ -213,7 +215,8 @@ def number(value: float | None, form: str) -> str:
 
 def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
-    scores = (number(record[key], ".5f") for key in ("observed", "null_mean", "null_sd"))
+    form = ".5f" if abs(record["observed"]) < LONGEST else ".5e"
+    scores = (number(record[key], form) for key in ("observed", "null_mean", "null_sd"))
     zs = (number(record[key], ".2f") for key in ("z", "exact_z"))
     return (str(record["n"]), *scores, *zs, number(record["p_value"], ".2g"), interval)
 

@@ -240,7 +240,8 @@ class Null:
 def _single(impl: Impl, leaf: np.ndarray) -> AnyArray:
     """Return an array in float32 if it is float64, where it is scored; on the host others need no copy."""
     if leaf.dtype == np.float64:
-        leaf = leaf.astype(np.float32)
+        with np.errstate(over="ignore", under="ignore"):  # norms of scores, which are float64; no core reads them
+            leaf = leaf.astype(np.float32)
     elif impl == "host":
         return leaf
     return jax.device_put(

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,19 @@ def test_two_processes_count_as_one_does(tmp_path: Path) -> None:
         for told in (first, second):
             assert told["exceedances"] == [result.exceedances for result in alone]
             np.testing.assert_allclose(told["draws"], [result.draws for result in alone], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_sizes_that_float32_cannot_hold_leave_counts_alone(impl: Impl) -> None:
+    """Beside a matrix of 1e60, one of 1e-60 moves no size-and-shape distance; angles see no size."""
+    x, y = matrices(12, 20, 4, 3, 0.3)
+    plain = run(x, y, 50, measures=["procrustes", "procrustes_size_and_shape"], impl=impl)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far = run(x * 1e-60, y * 1e60, 50, measures=["procrustes", "procrustes_size_and_shape"], impl=impl)
+    assert [each.exceedances for each in far] == [each.exceedances for each in plain]
+    assert far[0].z == pytest.approx(plain[0].z, rel=1e-4)
+    assert far[1].z is None
 
 
 def test_host_is_the_default_on_a_cpu() -> None:
