@@ -26,7 +26,7 @@ from saejax.nulls.draws import Draws
 from saejax.nulls.engine import MEMORY_GIB, Expectation, batch_size, check_numbers, expectations, judged, whole
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, digests, failure_line
 from saejax.nulls.schemes import find_scheme
-from saejax.nulls.scoring import BATCH_BYTES, Impl, Null, default_impl
+from saejax.nulls.scoring import Impl, Null, batch_bytes, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
@@ -229,7 +229,7 @@ class _Work:
 
     def _stack_size(self, null: Null) -> int:
         """Return how many cells are scored together, a power of two."""
-        room = min(BATCH_BYTES, self.memory // 2) // (null.bytes_each() * self._stack_batch(null))
+        room = batch_bytes(self.impl, self.memory // 2) // (null.bytes_each() * self._stack_batch(null))
         return 1 << (min(max(room, 1), LARGEST_STACK).bit_length() - 1)
 
     def _waiting_bytes(self) -> int:

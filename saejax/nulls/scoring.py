@@ -35,14 +35,38 @@ Impl = Literal["host", "jax"]
 CommonLengths: TypeAlias = Callable[[dict[str, int], int], dict[str, int]]
 
 PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
-BATCH_BYTES = 256 * 2**20  # more at once is no faster
+CPU_BATCH_BYTES = 256 * 2**20  # more at once is no faster on a CPU
 LARGEST_BATCH = 1024
 WIDE = 50
+
+# Before it takes cuBLAS all the same, XLA tries many tilings of Triton for every product: on an H200 a program took
+# 14 s to compile instead of 2 and was no faster.
+COMPILER_OPTIONS: dict[str, dict[str, bool]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
 def default_impl() -> Impl:
     """Return `host` where JAX runs on the CPU, `jax` where it has an accelerator."""
     return "host" if jax.default_backend() == "cpu" else "jax"
+
+
+def batch_bytes(impl: Impl, memory: int) -> int:
+    """Return how many bytes of those that are free batches should take: all, to keep an accelerator busy."""
+    return min(CPU_BATCH_BYTES, memory) if impl == "host" or jax.default_backend() == "cpu" else memory
+
+
+def program(work: Callable[..., Any], *, static_argnames: str | Sequence[str]) -> Callable[..., Any]:
+    """Return `jax.jit` of a function with the `COMPILER_OPTIONS` of the platform that it is first called on."""
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        options = COMPILER_OPTIONS.get(jax.default_backend())
+        return jax.jit(work, static_argnames=static_argnames, compiler_options=options)
+
+    @functools.wraps(work)
+    def call(*arguments: Any) -> Any:
+        return compiled()(*arguments)
+
+    return call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +195,7 @@ class Null:
 
     def largest_batch(self) -> int:
         """Return how many re-pairings may be scored together, a multiple of `parallel()`."""
-        room = min(BATCH_BYTES, max(self.memory - self.state_bytes(), 0))
+        room = batch_bytes(self.impl, max(self.memory - self.state_bytes(), 0))
         largest = min(LARGEST_BATCH, room // self.bytes_each())
         return max(largest // self.parallel(), 1) * self.parallel()
 
@@ -270,7 +294,7 @@ def score_mapped(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], per
     return jax.vmap(score)(perms)
 
 
-@functools.partial(jax.jit, static_argnames="plan")
+@functools.partial(program, static_argnames="plan")
 def _score_on_devices(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: AnyArray) -> list[Bounds]:
     whole, along = PartitionSpec(), PartitionSpec("perm")
     return jax.shard_map(

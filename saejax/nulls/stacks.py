@@ -20,7 +20,7 @@ from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
 from saejax.nulls.running import write_running
-from saejax.nulls.scoring import Null, Plan, score_mapped
+from saejax.nulls.scoring import Null, Plan, program, score_mapped
 from saejax.similarity.measure import Bounds
 from saejax.types import AnyArray, Array
 
@@ -86,7 +86,7 @@ def fill(stack: Stack, draws: Sequence[Draws], batch: int, advance: Callable[[in
             write_running(null, made)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "rows"))
+@functools.partial(program, static_argnames=("plan", "rows"))
 def _score_stack(
     plan: Plan,
     rows: int,
