@@ -1,8 +1,10 @@
 """Kernels for the costly inner sums, each behind a pure-JAX reference with the same signature.
 
-Which one runs is an argument of every call (`impl="jax"`, `"numba"` or `"pallas"`), never a guess at import.
+Which one runs is an argument of every call (`impl="jax"`, `"numba"`, `"lapack"` or `"pallas"`), never a guess at
+import.
 """
 
+from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.neighbour_matches import neighbour_matches
@@ -18,6 +20,7 @@ __all__ = [
     "neighbour_matches",
     "nuclear_bounds",
     "nuclear_norms",
+    "on_all_cores",
     "pair_sums",
     "polar_factors",
     "weighted_squares",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax
+import numba
 import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import UInt32
@@ -35,7 +36,7 @@ Impl = Literal["host", "jax"]
 CommonLengths: TypeAlias = Callable[[dict[str, int], int], dict[str, int]]
 
 PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
-CPU_BATCH_BYTES = 256 * 2**20  # more at once is no faster on a CPU
+CPU_BATCH_BYTES = 128 * 2**20  # for each core; more at once is no faster on a CPU
 LARGEST_BATCH = 1024
 WIDE = 50
 
@@ -51,7 +52,8 @@ def default_impl() -> Impl:
 
 def batch_bytes(impl: Impl, memory: int) -> int:
     """Return how many bytes of those that are free batches should take: all, to keep an accelerator busy."""
-    return min(CPU_BATCH_BYTES, memory) if impl == "host" or jax.default_backend() == "cpu" else memory
+    on_cpu = impl == "host" or jax.default_backend() == "cpu"
+    return min(CPU_BATCH_BYTES * numba.get_num_threads(), memory) if on_cpu else memory
 
 
 def program(work: Callable[..., Any], *, static_argnames: str | Sequence[str]) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ that is let in. Where x' y[p] lacks a direction that both x and y have, neither 
 Tolerance: 1e-5.
 
 Cost per permutation: 4 n kx ky flop for the two products, k = min(n, d), and a singular value decomposition. On two
-cores at n = 4,000 and d = 512 or 768 the products take 14 or 26 ms, the decomposition 60 or 130 ms, the nuclear norm
-that replaces it for equally long rows 5 or 19 ms. On a device 41 steps of 4 k^3 flop in float64, which the GPUs of
+cores at n = 4,000 and d = 512 or 768 the products take 23 or 49 ms, the decomposition 75 or 240 ms, the nuclear norm
+that replaces it for equally long rows 11 or 30 ms. On a device 41 steps of 4 k^3 flop in float64, which the GPUs of
 data centres do at full speed, others at 1/32 of it or less, and TPUs by emulation.
 
 Sources: the measure as in Klabunde et al., "ReSi: a comprehensive benchmark for representational similarity
@@ -146,7 +146,7 @@ def core(own: AlignedCosineState, values: tuple[Products, ...], perm: Permutatio
 def core_batch(own: AlignedCosineState, values: tuple[Products, ...], perms: Permutations) -> np.ndarray:
     """Return the mean cosines of a batch, from the host."""
     if own.even:
-        return np.asarray(nuclear_norms(values[0].raw, impl="numba"))
+        return np.asarray(nuclear_norms(values[0].raw, impl="lapack"))
     raw, unit = (np.asarray(product, np.float64) for product in values[0])
     left, _, right = np.linalg.svd(raw, full_matrices=False)
     return np.sum(left @ right * unit, axis=(1, 2))

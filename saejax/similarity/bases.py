@@ -57,7 +57,7 @@ def weighted(product: AnyArray, wx: Float[AnyArray, "_ kx"] | AnyArray, wy: AnyA
         wy: weights of those of y.
     """
     product = product[..., : len(wx), : len(wy)]
-    return product * wx[: product.shape[-2], None] * wy[: product.shape[-1]]
+    return product * (wx[: product.shape[-2], None] * wy[: product.shape[-1]])
 
 
 def _basis(side: Side, k: int) -> Float[np.ndarray, "n padded"]:

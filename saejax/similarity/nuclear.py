@@ -55,7 +55,8 @@ def nuclear_core(
 
 def nuclear_core_batch(own: NuclearState, values: tuple[AnyArray, ...], perms: Permutations) -> np.ndarray:
     """Return the cores of a batch, from the host."""
-    return np.asarray(nuclear_norms(weighted(values[0], own.wx, own.wy), impl="numba")) / float(own.most)
+    wx, wy = (np.trim_zeros(np.asarray(weights), "b") for weights in (own.wx, own.wy))
+    return np.asarray(nuclear_norms(weighted(values[0], wx, wy), impl="lapack")) / float(own.most)
 
 
 def nuclear_core_exact(own: NuclearState, values: tuple[AnyArray, ...], perm: Permutation) -> float:

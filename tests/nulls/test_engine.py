@@ -22,7 +22,7 @@ from saejax.nulls import NullResults, draws, merge, permutation_test
 from saejax.nulls import permutations as drawing
 from saejax.nulls.engine import batch_size
 from saejax.nulls.inference import count_exceedances, p_value
-from saejax.nulls.scoring import COMPILER_OPTIONS, CPU_BATCH_BYTES, Impl, Null, default_impl
+from saejax.nulls.scoring import COMPILER_OPTIONS, Impl, Null, batch_bytes, default_impl
 from saejax.similarity import MEASURES, Measure, Pair
 from saejax.similarity.measure import core_batch
 from saejax.similarity.pair import Side
@@ -178,8 +178,8 @@ def test_default_batches_stay_within_memory() -> None:
     x, y = matrices(7, 300, 200, 200, 0.0)
     null = Null.prepare(Pair.of(x, y), [MEASURES[name] for name in NAMES], drawing.key_of(0), "host", 2**31)
     batch = batch_size(null, 100_000)
-    assert 1 < batch < 1024
-    assert batch * null.bytes_each() <= CPU_BATCH_BYTES
+    assert batch > 1
+    assert batch * null.bytes_each() <= batch_bytes("host", 2**31)
     assert batch_size(null, 10) == 10
     assert batch_size(null, 10, 3) == 3
 
@@ -188,12 +188,12 @@ def test_accelerators_take_all_memory_for_a_batch(monkeypatch: pytest.MonkeyPatc
     x, y = matrices(7, 300, 200, 200, 0.0)
     measures, key = [MEASURES[name] for name in NAMES], drawing.key_of(0)
     null = Null.prepare(Pair.of(x, y), measures, key, "jax", 2**29)
-    assert null.largest_batch() * null.bytes_each() <= CPU_BATCH_BYTES
+    assert null.largest_batch() * null.bytes_each() <= batch_bytes("host", 2**31)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     room = 2**29 - null.state_bytes()
     assert 0 <= room - null.largest_batch() * null.bytes_each() < null.parallel() * null.bytes_each()
     on_host = dataclasses.replace(null, impl="host")
-    assert on_host.largest_batch() * null.bytes_each() <= CPU_BATCH_BYTES
+    assert on_host.largest_batch() * null.bytes_each() <= batch_bytes("host", 2**31)
 
 
 @pytest.mark.parametrize("platform", COMPILER_OPTIONS)
