@@ -48,6 +48,7 @@ from saejax.similarity.ranks import exact_ranks
 
 Part = Literal["speed", "million", "bounds", "growth", "device"]
 DEVICE_PERMUTATIONS = 10_000
+SPINNING = 0.1  # seconds
 GROWTH_N, GROWTH_D = 4096, 256  # what stays while the other grows
 
 
@@ -126,11 +127,15 @@ def seconds_per_call(work: Callable[[], object], seconds: float) -> float:
 
 
 def seconds_in_turn(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Return the median times of two calls, made by turns: what else the machine does meanwhile meets both."""
+    """Return the median times of two calls, made by turns: what else the machine does meanwhile meets both.
+
+    Between them is time for the threads of OpenBLAS, which spin after their last product, to leave the cores.
+    """
     times: tuple[list[float], list[float]] = ([], [])
     started = time.perf_counter()
     while not times[0] or time.perf_counter() - started < seconds:
         for work, taken in zip((one, other), times, strict=True):
+            time.sleep(SPINNING)
             before = time.perf_counter()
             work()
             taken.append(time.perf_counter() - before)
