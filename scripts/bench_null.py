@@ -41,6 +41,7 @@ from saejax.nulls.draws import Draws
 from saejax.nulls.engine import batch_size
 from saejax.nulls.permutations import as_indices, key_of, on_host
 from saejax.nulls.scoring import Impl, Null
+from saejax.nulls.shuffles import Shuffle
 from saejax.nulls.stacks import Stack, fill
 from saejax.similarity import Pair, find_measure
 from saejax.similarity.distances import Rows
@@ -148,7 +149,8 @@ def prepared(
     """Return a null that has scored one batch, the size of its batches, and the time until then."""
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
-    null = Null.prepare(Pair.of(x, y), [find_measure(name) for name in names], key_of(config.seed), impl, memory)
+    measures, key = [find_measure(name) for name in names], key_of(config.seed)
+    null = Null.prepare(Pair.of(x, y), Shuffle(len(x)), measures, key, impl, memory)
     batch = batch_size(null, 256)
     null.score_range(0, batch)
     return null, batch, time.perf_counter() - started

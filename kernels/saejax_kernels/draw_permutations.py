@@ -1,8 +1,9 @@
 """Random permutations as a function of a key and their number, to the bit, on any device.
 
 Each row j gets a random word, the first output of Threefry-2x32 with 20 rounds under the key and the counter (i, j);
-permutation i is the stable argsort of the words. The generator is written out rather than taken from `jax.random`,
-whose streams depend on options and versions of JAX and cannot be had elsewhere.
+permutation i is the stable argsort of the words; where rows have strata, that of the words in each. The generator is
+written out rather than taken from `jax.random`, whose streams depend on options and versions of JAX and cannot be had
+elsewhere.
 
 In JAX that is an argsort. In numba the words, which are uniform, go by their leading bits into twice as many buckets
 as there are rows, and insertion then puts in order the few that share a bucket, in time proportional to n. On one
@@ -30,6 +31,7 @@ def draw_permutations(
     n: int,
     *,
     impl: Literal["jax", "numba"],
+    strata: Integer[jax.Array | np.ndarray, "n"] | None = None,
 ) -> Integer[jax.Array | np.ndarray, "perm n"]:
     """Return permutations `indices` of 0 .. n - 1.
 
@@ -38,17 +40,22 @@ def draw_permutations(
         indices: which permutations.
         n: rows to permute, from 1 to 2^31.
         impl: `jax` traces under `jit` on any device; `numba` runs on the CPU from the host, one permutation per core
-            at a time, in at most 28 n bytes per core beyond the result.
+            at a time, in at most 32 n bytes per core beyond the result.
+        strata: a number per row; rows are permuted among those of their number. All rows among each other when None.
 
     Returns:
         One permutation per row, as signed integers from JAX and as words from numba.
     """
     if impl == "jax":
-        return jnp.argsort(words(jnp.asarray(key), jnp.asarray(indices), n), axis=1, stable=True)
+        drawn = jnp.asarray(words(jnp.asarray(key), jnp.asarray(indices), n))
+        return jnp.argsort(drawn, axis=1, stable=True) if strata is None else _within(jnp.asarray(strata), drawn)
     if impl != "numba":
         raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
+    strata = np.zeros(n, np.int32) if strata is None else np.asarray(strata)
+    members = np.argsort(strata, kind="stable").astype(np.uint32)
+    edges = np.flatnonzero(np.diff(strata[members])) + 1
     perms = np.empty((len(indices), n), dtype=np.uint32)
-    _draw(np.asarray(key), np.asarray(indices), perms)
+    _draw(np.asarray(key), np.asarray(indices), members, np.concatenate([[0], edges, [n]]), perms)
     return perms
 
 
@@ -92,6 +99,12 @@ def words(
     shape = (len(indices), n)
     rows = xp.arange(n, dtype=xp.uint32)
     return threefry2x32(key, xp.broadcast_to(indices[:, None], shape), xp.broadcast_to(rows, shape))[0]
+
+
+def _within(strata: Integer[jax.Array, "n"], drawn: UInt32[jax.Array, "perm n"]) -> Integer[jax.Array, "perm n"]:
+    """Return the permutations that send the rows of every stratum, in their order, to the argsort of its words."""
+    members = jnp.argsort(strata, stable=True)
+    return jnp.lexsort((drawn, jnp.broadcast_to(strata, drawn.shape)), axis=1)[:, jnp.argsort(members)]
 
 
 # The generator once more for one counter in numba, which widens 32 bits to 64 at every step unless told, and whose
@@ -160,10 +173,15 @@ def _argsort(row_words, perm):
 
 @numba.njit(parallel=True)
 @no_type_check
-def _draw(key, indices, perms):
+def _draw(key, indices, members, edges, perms):
+    """Draw within strata: stratum s has the rows members[edges[s]] .. members[edges[s + 1] - 1], in order."""
     count, n = perms.shape
     for q in numba.prange(count):
-        row_words = np.empty(n, dtype=np.uint32)
+        drawn, order = np.empty(n, dtype=np.uint32), np.empty(n, dtype=np.uint32)
         for j in range(n):
-            row_words[j] = _word(key, indices[q], np.uint32(j))
-        _argsort(row_words, perms[q])
+            drawn[j] = _word(key, indices[q], members[j])
+        for s in range(len(edges) - 1):
+            first, stop = edges[s], edges[s + 1]
+            _argsort(drawn[first:stop], order[first:stop])
+            for j in range(first, stop):
+                perms[q, members[j]] = members[first + order[j]]

@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from saejax.errors import InputError
+from saejax.nulls.identity import Ids
 from saejax.nulls.results import NullResult
-from saejax.nulls.schemes import Ids
 
 Label: TypeAlias = Any  # a word or a whole number; keys of a Mapping are invariant, so neither type would do
 ALL = "all"
-COLUMNS = {"cell", "error", "draws", "x_sha256", "y_sha256", *(field.name for field in dataclasses.fields(NullResult))}
+DIGESTS = {"x_sha256", "y_sha256", "shuffle_sha256"}
+COLUMNS = {"cell", "error", "draws", *DIGESTS, *(field.name for field in dataclasses.fields(NullResult))}
 LONGEST_FILE_NAME = 100
 
 
@@ -34,6 +35,7 @@ class Cell:
         labels: what tells it from the others, kept with its results: layers, subspace.
         x_ids: which feature each row of x is; without ids, features are told apart by their rows.
         y_ids: the same for y.
+        row_labels: one per row, where the scheme needs them.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Cell:
     labels: Mapping[str, Label] = dataclasses.field(default_factory=dict)
     x_ids: Ids | None = dataclasses.field(default=None, repr=False)
     y_ids: Ids | None = dataclasses.field(default=None, repr=False)
+    row_labels: Ids | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a table of results."""

@@ -46,6 +46,10 @@ class Draws:
         if folder is not None:
             self._load(folder)
 
+    def __len__(self) -> int:
+        """Return the number of re-pairings, made or missing."""
+        return self.cores.shape[1]
+
     @property
     def stop(self) -> int:
         """Number behind the last re-pairing."""

@@ -20,14 +20,15 @@ from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
-from saejax.nulls.inference import judge
-from saejax.nulls.results import NullResults
-from saejax.nulls.schemes import Ids
+from saejax.nulls.identity import Ids
+from saejax.nulls.inference import Design, judge
+from saejax.nulls.results import Method, NullResults
+from saejax.nulls.schemes import Arrangement, Duplicates, Told
 from saejax.nulls.scoring import Impl, Null, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
-from saejax.similarity import Measure, Pair
+from saejax.similarity import Measure
 from saejax.similarity.moments import Moments
 
 MEMORY_GIB = 2.0
@@ -44,6 +45,8 @@ class DrawsIdentity:
     """Bits of ranks, where given."""
     scheme: str
     """Which re-pairings are equally likely."""
+    method: Method
+    """Whether re-pairings are drawn at random or listed."""
     seed: int
     """Seed of the re-pairings."""
 
@@ -59,6 +62,8 @@ def permutation_test(
     first: int = 0,
     x_ids: Ids | None = None,
     y_ids: Ids | None = None,
+    row_labels: Ids | None = None,
+    duplicates: Duplicates = "refuse",
     batch: int | None = None,
     impl: Impl | None = None,
     memory_gib: float = MEMORY_GIB,
@@ -67,7 +72,8 @@ def permutation_test(
 ) -> NullResults:
     """Score two matrices with paired rows, and hold each score against random re-pairings of their rows.
 
-    All measures see the same re-pairings. Where `jax.distributed` runs several processes, each draws its part and
+    All measures see the same re-pairings. If the scheme allows no more of them than are asked for, all are scored, once
+    each, and p is exact. Where `jax.distributed` runs several processes, each draws its part and
     all return the whole.
 
     Args:
@@ -78,10 +84,13 @@ def permutation_test(
         scheme: name of the set of re-pairings that are equally likely, from `saejax.nulls.SCHEMES`.
         permutations: number of random re-pairings.
         seed: seed of the re-pairings, 0 to 2^64 - 1.
-        first: number of the first re-pairing; results of disjoint ranges merge.
+        first: number of the first re-pairing; results of disjoint ranges merge. From 0 on alone are re-pairings listed.
         x_ids: which feature each row of x is, so that a feature in several pairs is recognised; without ids, by
             equal rows.
         y_ids: the same for y.
+        row_labels: one per row, where the scheme needs them: the stratum of a pair, the document of a stimulus.
+        duplicates: `accept` re-pairs features in several pairs as if each pair had its own, which reproduces published
+            numbers; the result says so, and its p is no valid one.
         batch: re-pairings scored together; as many as memory holds when absent.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent. Neither this nor `batch` changes
             a count; draws may move within the measure's tolerance.
@@ -102,18 +111,42 @@ def permutation_test(
     batch = None if batch is None else whole("batch", batch)
     check_numbers(permutations, first, batch, memory_gib, impl)
     key = drawing.key_of(seed)
-    pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
-    null = Null.prepare(pair, chosen, key, impl or default_impl(), int(memory_gib * 2**30))
+    arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
+    pair, shuffle = arrangement.pair, arrangement.shuffle
+    design, count = design_of(arrangement, scheme, permutations, seed, first)
+    listed = design.method == "enumerated"
+    null = Null.prepare(pair, shuffle, chosen, key, impl or default_impl(), int(memory_gib * 2**30), listed=listed)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, seed), pair)
-    expected = expectations(chosen, pair, scheme)
-    del pair  # with its decompositions: what the null keeps of it is within the budget
-    draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + permutations), checkpoint)
+        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, design.method, seed), arrangement)
+    expected = expectations(chosen, arrangement)
+    del arrangement, pair  # with its decompositions: what the null keeps of it is within the budget
+    draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + count), checkpoint)
     total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
     with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
-        fill(Stack.of([null]), [draws], batch_size(null, permutations, batch), advance)
-    return judged(null, expected, mesh.gather(draws.cores), mesh.gather(draws.rescored), scheme, seed, first)
+        fill(Stack.of([null]), [draws], batch_size(null, count, batch), advance)
+    return judged(null, expected, mesh.gather(draws.cores), mesh.gather(draws.rescored), design)
+
+
+def design_of(
+    arrangement: Arrangement, scheme: str, permutations: int, seed: int, first: int = 0
+) -> tuple[Design, int]:
+    """Say what is re-paired, whether all re-pairings are scored or some are drawn, and how many.
+
+    Args:
+        arrangement: what the scheme made of the pairs.
+        scheme: its name.
+        permutations: re-pairings asked for.
+        seed: seed of the re-pairings.
+        first: number of the first of them.
+    """
+    every, method, count = arrangement.shuffle.count, "sampled", permutations
+    if first == 0 and every is not None and every <= permutations:
+        method, count = "enumerated", every
+    return Design(
+        n=arrangement.pair.n, rows=arrangement.rows, scheme=scheme, method=method, seed=seed, first=first,
+        repeats=arrangement.repeats, fixed=arrangement.fixed,
+    ), count  # fmt: skip
 
 
 class Expectation(NamedTuple):
@@ -128,19 +161,20 @@ class Expectation(NamedTuple):
     predicted_mean: float | None
 
 
-def expectations(measures: Sequence[Measure], pair: Pair, scheme: str) -> list[Expectation]:
+def expectations(measures: Sequence[Measure], arrangement: Arrangement) -> list[Expectation]:
     """Return what is known of each measure's null of a pair.
+
+    Closed forms are of all n! re-pairings of whatever rows are re-paired, so of every scheme that allows those.
 
     Args:
         measures: the measures.
-        pair: the matrices.
-        scheme: name of the scheme.
+        arrangement: the matrices and which re-pairings of them are equally likely.
     """
-    uniform = scheme == "uniform"
+    pair = arrangement.pair
+    if not arrangement.shuffle.plain:
+        return [Expectation(None, None) for _ in measures]
     return [
-        Expectation(
-            measure.moments(pair, scheme), measure.predicted_mean(pair) if uniform and measure.predicted_mean else None
-        )
+        Expectation(measure.moments(pair, "uniform"), measure.predicted_mean(pair) if measure.predicted_mean else None)
         for measure in measures
     ]
 
@@ -150,9 +184,7 @@ def judged(
     expected: Sequence[Expectation],
     cores: Float[np.ndarray, "measures perm"],
     rescored: Bool[np.ndarray, "measures perm"],
-    scheme: str,
-    seed: int,
-    first: int,
+    design: Design,
 ) -> NullResults:
     """Hold the observed cores of a null against its draws.
 
@@ -161,16 +193,14 @@ def judged(
         expected: what is known of each measure's null.
         cores: the draws.
         rescored: which of them were scored again in float64.
-        scheme: name of the scheme that they were drawn under.
-        seed: seed of the re-pairings.
-        first: number of the first of them.
+        design: what was re-paired, and how.
 
     Returns:
         One result per measure.
     """
     measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, expected, strict=True)
     return NullResults(
-        judge(measure, own, null.n, observed, drawn, again, scheme, seed, first, *known)
+        judge(measure, own, design, observed, drawn, again, *known)
         for measure, own, observed, drawn, again, known in measures
     )
 
@@ -209,13 +239,13 @@ def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: 
         raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
 
 
-def open_checkpoint(folder: Path, identity: DrawsIdentity, pair: Pair) -> None:
+def open_checkpoint(folder: Path, identity: DrawsIdentity, arrangement: Arrangement) -> None:
     """Begin a folder of draws, or make sure that it holds draws of the same null.
 
     Raises:
         InputError: it holds something else.
     """
-    inputs = {name: artifacts.array_sha256(side.values) for name, side in pair.sides}
+    inputs = arrangement.digests()
     mesh.in_turn("checkpoint", lambda: artifacts.begin(folder, KIND, identity, inputs))
 
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from saejax.errors import InputError
+from saejax.nulls.identity import Ids
 from saejax.nulls.inference import exact_z
 from saejax.nulls.results import aligned, number, to_pandas
-from saejax.nulls.schemes import Ids
+from saejax.nulls.schemes import Duplicates, Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity.pearson_three import pearson_three_p
 
@@ -92,6 +93,8 @@ def exact_test(
     scheme: str,
     x_ids: Ids | None = None,
     y_ids: Ids | None = None,
+    row_labels: Ids | None = None,
+    duplicates: Duplicates = "refuse",
 ) -> ExactResults:
     """Hold the scores of two matrices with paired rows against the exact moments of their nulls.
 
@@ -102,6 +105,8 @@ def exact_test(
         scheme: which re-pairings are equally likely.
         x_ids: which feature each row of x is.
         y_ids: the same for y.
+        row_labels: one per row, where the scheme needs them.
+        duplicates: as in `permutation_test`.
 
     Returns:
         One result per measure.
@@ -110,10 +115,10 @@ def exact_test(
         InputError: anything about the input is wrong, or a measure has no exact moments under the scheme.
     """
     chosen = find_measures(measures)
-    pair = check_pairing(x, y, chosen, scheme, x_ids, y_ids)
-    results = ExactResults()
+    arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
+    pair, results = arrangement.pair, ExactResults()
     for measure in chosen:
-        moments = measure.moments(pair, scheme, skewness=True)
+        moments = measure.moments(pair, "uniform", skewness=True) if arrangement.shuffle.plain else None
         if moments is None:
             raise InputError(
                 f"measure {measure.name} has no exact moments under scheme {scheme}; sample it by permutation_test"

@@ -23,14 +23,24 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.buckets import LADDER, common_lengths
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
-from saejax.nulls.engine import MEMORY_GIB, Expectation, batch_size, check_numbers, expectations, judged, whole
-from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, digests, failure_line
-from saejax.nulls.schemes import find_scheme
+from saejax.nulls.engine import (
+    MEMORY_GIB,
+    Expectation,
+    batch_size,
+    check_numbers,
+    design_of,
+    expectations,
+    judged,
+    whole,
+)
+from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
+from saejax.nulls.inference import Design
+from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Impl, Null, batch_bytes, default_impl
-from saejax.nulls.selection import check_pairing, find_measures
+from saejax.nulls.selection import find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
-from saejax.similarity import Measure, Pair
+from saejax.similarity import Measure
 
 LOG = logging.getLogger(__name__)
 STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
@@ -48,6 +58,7 @@ def grid_test(
     permutations: int,
     seed: int,
     out: Path,
+    duplicates: Duplicates = "refuse",
     batch: int | None = None,
     impl: Impl | None = None,
     memory_gib: float = MEMORY_GIB,
@@ -63,6 +74,7 @@ def grid_test(
         seed: seed of the re-pairings; re-pairing i of n pairs is the same in all cells.
         out: run directory for results, failures and draws. The same call with the same directory scores what it
             lacks, and tries again what failed.
+        duplicates: as in `permutation_test`.
         batch: re-pairings of a cell that are scored together.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent.
         memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
@@ -85,11 +97,11 @@ def grid_test(
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)
     names = tuple(measure.name for measure in chosen)
-    folder = GridFolder(out, GridIdentity(names, permutations, rank_bits, scheme, seed))
+    identity = GridIdentity(names, permutations, rank_bits, scheme, Told(duplicates=duplicates).duplicates, seed)
+    folder = GridFolder(out, identity)
     with progress("null grid", total=None if total is None else total * len(names)) as advance:
         work = _Work(
-            folder, chosen, scheme, permutations, seed, key, batch, impl or default_impl(),
-            int(memory_gib * 2**30), advance,
+            folder, identity, chosen, key, batch, impl or default_impl(), int(memory_gib * 2**30), advance,
         )  # fmt: skip
         order = work.score(cells)
     results = folder.finish(order)
@@ -104,6 +116,7 @@ class _Item:
 
     cell: Cell
     digest: dict[str, str]
+    design: Design
     null: Null
     expected: list[Expectation]
     draws: Draws
@@ -114,10 +127,8 @@ class _Work:
     """The cells of one process: scored at once, or kept until enough of one shape are there."""
 
     folder: GridFolder
+    identity: GridIdentity
     measures: list[Measure]
-    scheme: str
-    permutations: int
-    seed: int
     key: UInt32[np.ndarray, "2"]
     batch: int | None
     impl: Impl
@@ -142,29 +153,30 @@ class _Work:
     def _take(self, cell: Cell, names: Sequence[str]) -> None:
         """Score a cell by the measures that can, or report what is wrong with it."""
         try:
-            pair, fitting = check_pairing(cell.x, cell.y, (), self.scheme, cell.x_ids, cell.y_ids), []
+            arrangement, fitting = arranged(cell, self.identity), []
         except (*OF_ONE_CELL, OSError, TypeError) as error:
             self._fail(cell, None, error, len(names))
             return
         for measure in self.measures:
             try:
                 if measure.name in names:
-                    measure.check(pair)
+                    measure.check(arrangement.pair)
                     fitting.append(measure)
             except OF_ONE_CELL as error:
                 self._fail(cell, measure.name, error)
         if fitting:
-            self._score(cell, pair, fitting)
+            self._score(cell, arrangement, fitting)
 
-    def _score(self, cell: Cell, pair: Pair, measures: Sequence[Measure]) -> None:
+    def _score(self, cell: Cell, arrangement: Arrangement, measures: Sequence[Measure]) -> None:
         """Prepare a cell, and score it as soon as that pays."""
         try:
-            item = self._prepared(cell, pair, measures)
+            item = self._prepared(cell, arrangement, measures)
         except OF_ONE_CELL as error:
             self._score_apart(cell, measures, error)
             return
-        if self.impl == "host" or item.null.n > LADDER[-1]:
-            self._score_items([item], batch_size(item.null, self.permutations, self.batch))
+        alone = item.null.listed or not item.null.shuffle.plain
+        if self.impl == "host" or item.null.n > LADDER[-1] or alone:
+            self._score_items([item], batch_size(item.null, len(item.draws), self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(item.null.fast))
         alike = self.waiting.setdefault((item.null.plan, shapes, tuple(item.draws.missing())), [])
@@ -185,17 +197,22 @@ class _Work:
         self.folder.fail(cell, measure, error)
         self.advance(results)
 
-    def _prepared(self, cell: Cell, pair: Pair, measures: Sequence[Measure]) -> _Item:
+    def _prepared(self, cell: Cell, arrangement: Arrangement, measures: Sequence[Measure]) -> _Item:
         """Do what no re-pairing changes.
 
         Raises:
             InputError: the cell needs too much memory, or a score of it is not determined.
             ArithmeticError: the fast way of scoring it is off.
         """
-        null, digest = Null.prepare(pair, measures, self.key, self.impl, self.memory, common_lengths), digests(pair)
+        identity, shuffle, digest = self.identity, arrangement.shuffle, arrangement.digests()
+        design, count = design_of(arrangement, identity.scheme, identity.permutations, identity.seed)
+        null = Null.prepare(
+            arrangement.pair, shuffle, measures, self.key, self.impl, self.memory,
+            listed=design.method == "enumerated", lengths=common_lengths if shuffle.together == 1 else None,
+        )  # fmt: skip
         names = tuple(measure.name for measure in measures)
-        draws = Draws(names, 0, self.permutations, self.folder.partial(cell, digest, names))
-        return _Item(cell, digest, null, expectations(measures, pair, self.scheme), draws)
+        draws = Draws(names, 0, count, self.folder.partial(cell, digest, names))
+        return _Item(cell, digest, design, null, expectations(measures, arrangement), draws)
 
     def _score_waiting(self) -> None:
         """Score the largest group of cells of one shape."""
@@ -216,16 +233,17 @@ class _Work:
             return
         for item in items:
             drawn = item.draws
-            results = judged(item.null, item.expected, drawn.cores, drawn.rescored, self.scheme, self.seed, 0)
+            results = judged(item.null, item.expected, drawn.cores, drawn.rescored, item.design)
             self.folder.write(item.cell, item.digest, results)
             self.advance(len(results))
 
     def _stack_batch(self, null: Null) -> int:
         """Return how many re-pairings of each cell in a stack are scored together."""
+        permutations = self.identity.permutations
         if self.batch is not None:
-            return batch_size(null, self.permutations, self.batch)
+            return batch_size(null, permutations, self.batch)
         most = min(STACK_BATCH, null.largest_batch())
-        return batch_size(null, self.permutations, math.ceil(self.permutations / math.ceil(self.permutations / most)))
+        return batch_size(null, permutations, math.ceil(permutations / math.ceil(permutations / most)))
 
     def _stack_size(self, null: Null) -> int:
         """Return how many cells are scored together, a power of two."""

@@ -26,7 +26,8 @@ from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls.cells import Cell
 from saejax.nulls.results import NullResults, table, to_pandas
-from saejax.similarity import Pair
+from saejax.nulls.schemes import Arrangement, Told
+from saejax.nulls.selection import check_pairing
 
 if TYPE_CHECKING:
     import pandas
@@ -47,6 +48,8 @@ class GridIdentity:
     """Bits of ranks, where given."""
     scheme: str
     """Which re-pairings are equally likely."""
+    duplicates: str
+    """Whether features in several pairs are refused or accepted."""
     seed: int
     """Seed of the re-pairings."""
 
@@ -81,6 +84,16 @@ class GridResults(list[dict[str, Any]]):
         return to_pandas(self)
 
 
+def arranged(cell: Cell, identity: GridIdentity) -> Arrangement:
+    """Return what the scheme of a grid makes of a cell.
+
+    Raises:
+        InputError: its pairs are not exchangeable as the scheme says.
+    """
+    told = Told(cell.x_ids, cell.y_ids, cell.row_labels, identity.duplicates)
+    return check_pairing(cell.x, cell.y, (), identity.scheme, told)
+
+
 def failure_line(failure: dict[str, Any]) -> str:
     """Say in one line which cell failed and why."""
     return f"cell {failure['cell']} failed: {failure['error']}"
@@ -104,7 +117,7 @@ class GridFolder:
             InputError: it holds something else.
         """
         self.path = path
-        self._process, self._measures = jax.process_index(), identity.measures
+        self._process, self._identity = jax.process_index(), identity
         self._run = mesh.in_turn("grid opened", functools.partial(self._open, identity))
         self._done: dict[str, list[dict[str, Any]]] = {}
         for record in _read(path, RESULTS):
@@ -125,13 +138,13 @@ class GridFolder:
             InputError: results of a cell of that name and other matrices are there.
         """
         done = self._done.get(cell.name, [])
-        for name, digest in digests(Pair.of(cell.x, cell.y)).items() if done else ():
-            if done[0][name] != digest:
+        for name, digest in arranged(cell, self._identity).digests().items() if done else ():
+            if done[0].get(name := f"{name}_sha256") != digest:
                 raise InputError(
                     f"--out {self.path} holds results of cell {cell.name!r} with other matrices ({name} "
-                    f"{done[0][name]} there, {digest} now); name a new directory"
+                    f"{done[0].get(name)} there, {digest} now); name a new directory"
                 )
-        return [name for name in self._measures if name not in {record["measure"] for record in done}]
+        return [name for name in self._identity.measures if name not in {record["measure"] for record in done}]
 
     def partial(self, cell: Cell, digest: dict[str, str], measures: Sequence[str]) -> Path:
         """Return a folder for the draws of one cell while it is scored."""
@@ -149,7 +162,8 @@ class GridFolder:
                 draws = {**kept, **draws}
         artifacts.write_npz(file, draws)
         where = file.relative_to(self.path).as_posix()
-        records = [{**cell.described(), **result.record(), "draws": where, **digest} for result in results]
+        digests = {f"{name}_sha256": sha256 for name, sha256 in digest.items()}
+        records = [{**cell.described(), **result.record(), "draws": where, **digests} for result in results]
         self._append(RESULTS, records)
         self._done.setdefault(cell.name, []).extend(records)
         shutil.rmtree(self.partial(cell, digest, [result.measure for result in results]))
@@ -191,11 +205,6 @@ class GridFolder:
             text = file.read_text()
             if not text.endswith("\n"):
                 artifacts.write_bytes(file, text[: text.rfind("\n") + 1].encode())
-
-
-def digests(pair: Pair) -> dict[str, str]:
-    """Return what identifies the matrices of a cell."""
-    return {f"{name}_sha256": artifacts.array_sha256(side.values) for name, side in pair.sides}
 
 
 def load_grid(path: Path | str) -> GridResults:

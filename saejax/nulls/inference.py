@@ -2,10 +2,14 @@
 
 With m random re-pairings of which b score at least as much as the observed pairing, p = (b + 1) / (m + 1): the
 observed pairing is itself one of the re-pairings, so p is never 0 and the test keeps its level for every m
-(Phipson and Smyth, "Permutation p-values should never be zero", 2010). How far b / m may be from the p of all n!
-re-pairings is said by its Clopper-Pearson interval (Clopper and Pearson, 1934).
+(Phipson and Smyth, "Permutation p-values should never be zero", 2010). How far b / m may be from the p of all
+re-pairings is said by its Clopper-Pearson interval (Clopper and Pearson, 1934). Where all N re-pairings of a scheme
+were scored, the observed one among them, p = b / N, without an interval.
+
+p is one-sided, toward more similar. Two-sided it is twice the smaller of both sides' p, at most 1.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,7 +20,7 @@ from jaxtyping import Bool, Float
 from scipy.special import betaincinv
 
 from saejax.errors import InputError
-from saejax.nulls.results import NullResult
+from saejax.nulls.results import Method, NullResult
 from saejax.similarity import Measure
 from saejax.similarity.moments import Moments
 
@@ -35,6 +39,11 @@ def p_value(exceedances: int, permutations: int) -> float:
         permutations: re-pairings drawn, m.
     """
     return (exceedances + 1) / (permutations + 1)
+
+
+def _p(count: int, permutations: int, method: Method) -> float:
+    """Return the share of re-pairings in a tail, as the method that made them asks."""
+    return count / permutations if method == "enumerated" else p_value(count, permutations)
 
 
 def clopper_pearson(exceedances: int, permutations: int) -> tuple[float, float]:
@@ -59,16 +68,27 @@ def count_exceedances(cores: Float[np.ndarray, "perm"], observed: float) -> int:
     return int(np.sum(cores - observed >= -TIE))
 
 
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """What was re-paired and how: the fields of `NullResult` that all measures of one null share."""
+
+    n: int
+    rows: int
+    scheme: str
+    method: Method
+    seed: int
+    first: int
+    repeats: int
+    fixed: int
+
+
 def judge(
     measure: Measure,
     own: Any,
-    n: int,
+    design: Design,
     observed: float,
     cores: Float[np.ndarray, "perm"],
     rescored: Bool[np.ndarray, "perm"],
-    scheme: str,
-    seed: int,
-    first: int,
     exact: Moments | None = None,
     predicted_mean: float | None = None,
 ) -> NullResult:
@@ -77,13 +97,10 @@ def judge(
     Args:
         measure: the measure that made both.
         own: its state, in float64.
-        n: number of pairs.
+        design: what was re-paired, and how.
         observed: the core of the pairing.
-        cores: the cores of random re-pairings, at least one.
+        cores: the cores of re-pairings, at least one.
         rescored: which of them were scored again in float64.
-        scheme: name of the scheme that they were drawn under.
-        seed: seed of the re-pairings.
-        first: number of the first of them.
         exact: moments of the score under the scheme, where they are known.
         predicted_mean: mean of the score by an asymptotic law, where there is one.
 
@@ -95,10 +112,10 @@ def judge(
     rounding = SPACINGS * np.spacing(np.abs(draws).max())
     resolution = max(math.sqrt(np.mean(((high - low) / 2) ** 2)), float(rounding))
     return _result(
-        draws=draws, exceedances=count_exceedances(cores, observed), measure=measure.name, n=n,
-        observed=score, scheme=scheme,
-        tail="upper" if measure.larger_is_more_similar else "lower", method="sampled", seed=seed, first=first,
-        resolution=resolution, score_error=measure.score_error(own), rescored=int(rescored.sum()),
+        draws=draws, exceedances=count_exceedances(cores, observed), shortfalls=count_exceedances(-cores, -observed),
+        measure=measure.name, observed=score, tail="upper" if measure.larger_is_more_similar else "lower",
+        **dataclasses.asdict(design), resolution=resolution,
+        score_error=measure.score_error(own), rescored=int(rescored.sum()),
         exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact and np.isfinite(exact.sd) else None,
         exact_z=exact_z(score, exact, resolution) if exact else None, predicted_mean=predicted_mean,
     )  # fmt: skip
@@ -130,8 +147,8 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     if not ordered:
         raise InputError("results [] are none; give at least one")
     same = (
-        "measure", "n", "observed", "scheme", "tail", "method", "seed", "score_error", "exact_mean", "exact_sd",
-        "exact_z", "predicted_mean",
+        "measure", "n", "rows", "observed", "scheme", "tail", "method", "seed", "repeats", "fixed", "score_error",
+        "exact_mean", "exact_sd", "exact_z", "predicted_mean",
     )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:
@@ -148,7 +165,8 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     start, squares = ordered[0], np.array([result.resolution**2 for result in ordered])
     return _result(
         draws=np.concatenate([result.draws for result in ordered]),
-        exceedances=sum(result.exceedances for result in ordered), first=start.first,
+        exceedances=sum(result.exceedances for result in ordered),
+        shortfalls=sum(result.shortfalls for result in ordered), first=start.first,
         resolution=math.sqrt(np.average(squares, weights=[result.permutations for result in ordered])),
         rescored=sum(result.rescored for result in ordered), **{name: getattr(start, name) for name in same},
     )  # fmt: skip
@@ -161,13 +179,16 @@ def _alike(one: Any, other: Any) -> bool:
     return one == other
 
 
-def _result(*, draws: Float[np.ndarray, "perm"], exceedances: int, **given: Any) -> NullResult:
+def _result(
+    *, draws: Float[np.ndarray, "perm"], exceedances: int, shortfalls: int, method: Method, **given: Any
+) -> NullResult:
     """Complete a result by what follows from its draws."""
-    m, mean = len(draws), float(draws.mean())
-    sd = float(draws.std(ddof=1)) if m > 1 else None
+    m, mean, every = len(draws), float(draws.mean()), method == "enumerated"
+    sd = float(draws.std(ddof=0 if every else 1)) if m > 1 else None
     z = (given["observed"] - mean) / sd if sd is not None and sd > given["resolution"] else None
-    low, high = clopper_pearson(exceedances, m)
+    p, other = (_p(count, m, method) for count in (exceedances, shortfalls))
+    low, high = (p, p) if every else clopper_pearson(exceedances, m)
     return NullResult(
-        draws=draws, exceedances=exceedances, permutations=m, null_mean=mean, null_sd=sd, z=z,
-        p_value=p_value(exceedances, m), p_low=low, p_high=high, **given,
+        draws=draws, exceedances=exceedances, shortfalls=shortfalls, method=method, permutations=m, null_mean=mean,
+        null_sd=sd, z=z, p_value=p, p_two_sided=min(1.0, 2 * min(p, other)), p_low=low, p_high=high, **given,
     )  # fmt: skip

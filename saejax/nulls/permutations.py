@@ -9,7 +9,7 @@ a bias that no test could see.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Integer, UInt32
+from jaxtyping import Int32, Integer, UInt32
 from saejax_kernels import draw_permutations
 from saejax_kernels.draw_permutations import words
 
@@ -35,25 +35,41 @@ def key_of(seed: int) -> UInt32[np.ndarray, "2"]:
 
 
 def on_host(
-    key: UInt32[np.ndarray, "2"], indices: UInt32[np.ndarray, "perm"], n: int, rows: int | None = None
-) -> Permutations:
+    key: UInt32[np.ndarray, "2"],
+    indices: UInt32[np.ndarray, "perm"],
+    n: int,
+    strata: Int32[np.ndarray, "n"] | None = None,
+) -> UInt32[np.ndarray, "perm n"]:
     """Return permutations `indices` of n rows, by numba.
 
     Args:
         key: from `key_of`.
         indices: which permutations.
         n: rows to permute.
-        rows: n or more; rows past the n-th stay in place.
+        strata: a number per row; rows are permuted among those of their number. All n when None.
     """
-    perms = draw_permutations(key, indices, n, impl="numba")
-    if rows is None or rows == n:
+    return np.asarray(draw_permutations(key, indices, n, impl="numba", strata=strata))
+
+
+def extended(perms: Integer[np.ndarray, "perm n"], rows: int) -> Integer[np.ndarray, "perm rows"]:
+    """Return permutations of more rows; those past the n-th stay in place.
+
+    Args:
+        perms: permutations of n rows, from the host.
+        rows: n or more.
+    """
+    n = perms.shape[1]
+    if rows == n:
         return perms
     rest = np.arange(n, rows, dtype=np.uint32)
     return np.concatenate([perms, np.broadcast_to(rest, (len(perms), len(rest)))], axis=1)
 
 
 def on_device(
-    key: UInt32[AnyArray, "2"], indices: UInt32[Array, "perm"], n: int | Integer[AnyArray, ""], rows: int | None = None
+    key: UInt32[AnyArray, "2"],
+    indices: UInt32[Array, "perm"],
+    n: int | Integer[AnyArray, ""],
+    rows: int | None = None,
 ) -> Permutations:
     """Return permutations `indices` of n rows, by JAX; traces under `jit`.
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,31 +16,42 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+Method = Literal["sampled", "enumerated"]
+
 LONGEST = 1e6  # score that a table writes out
 
 
 @dataclasses.dataclass(frozen=True)
 class NullResult:
-    """One measure of one pairing, held against random re-pairings of it.
+    """One measure of one pairing, held against re-pairings of it.
 
     Attributes:
         measure: name of the measure.
-        n: number of pairs.
+        n: number of pairs that were re-paired: those given, or what the scheme made of them.
+        rows: number of pairs given.
         observed: score of the pairing as it stands, in float64.
         null_mean: mean score of the re-pairings.
-        null_sd: their standard deviation, with m - 1; None for a single one.
+        null_sd: their standard deviation, with m - 1, or m where all were scored; None for a single one.
         z: (observed - null_mean) / null_sd; None where the measure is constant under this scheme: where the SD is
             within `resolution`. It grows with n, so z at different n cannot be compared.
-        p_value: (exceedances + 1) / (permutations + 1), one-sided toward more similar.
-        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`; 0 when there are none.
+        p_value: one-sided toward more similar: (exceedances + 1) / (permutations + 1), or, where all re-pairings were
+            scored, exceedances / permutations.
+        p_two_sided: the same for more or less similar than chance: twice the smaller of both sides' p, at most 1.
+        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`, 0 when there are none; p
+            itself where all re-pairings were scored.
         p_high: the upper bound.
-        permutations: number of random re-pairings, m.
+        permutations: number of re-pairings scored, m.
         exceedances: how many were at least as similar as the observed pairing, ties counted, b.
+        shortfalls: how many were at most as similar, ties counted.
         scheme: which re-pairings were equally likely.
         tail: `upper` when larger scores are more similar, else `lower`.
-        method: `sampled`: re-pairings were drawn at random, with repetition.
+        method: `sampled`: re-pairings were drawn at random, with repetition. `enumerated`: all that the scheme allows
+            were scored, the observed pairing among them.
         seed: seed of the re-pairings.
         first: number of the first re-pairing.
+        repeats: pairs with a feature that stands in an earlier pair too, re-paired all the same because
+            `duplicates="accept"` was given. p is then no valid one.
+        fixed: units that had no other to be exchanged with, and stayed.
         resolution: how far draws may be from their float64 scores by the measure's tolerance, as a root mean square;
             fifty times as far where a core is only known as an interval.
         score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
@@ -55,20 +66,25 @@ class NullResult:
 
     measure: str
     n: int
+    rows: int
     observed: float
     null_mean: float
     null_sd: float | None
     z: float | None
     p_value: float
+    p_two_sided: float
     p_low: float
     p_high: float
     permutations: int
     exceedances: int
+    shortfalls: int
     scheme: str
     tail: str
-    method: str
+    method: Method
     seed: int
     first: int
+    repeats: int
+    fixed: int
     resolution: float
     score_error: float
     rescored: int
@@ -182,7 +198,8 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
         names: what tells one from the others, the first columns.
 
     Returns:
-        A head, a line per record, and a line that names measures without z.
+        A head, a line per record, and lines that say what else a reader must know: measures without z, features that
+        repeat or stayed, and what a scheme made of the pairs.
     """
     cells = [
         (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "95 % interval of p"),
@@ -193,7 +210,7 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
     if constant:
         which = ", ".join(dict.fromkeys(constant))
         lines.append(f"no z for {which}: constant under this scheme, every re-pairing scores the same")
-    return lines
+    return [*lines, *dict.fromkeys(note for record in records for note in _notes(record))]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -211,6 +228,19 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def number(value: float | None, form: str) -> str:
     """Return a number for a table; nothing where it is not known."""
     return "" if value is None else f"{value:{form}}"
+
+
+def _notes(record: dict[str, Any]) -> Iterator[str]:
+    """Yield what a reader must know of a result beside its numbers."""
+    scheme, rows, n = record["scheme"], f"{record['rows']:,}", f"{record['n']:,}"
+    if record["n"] != record["rows"]:
+        yield f"scheme {scheme} made {n} units of {rows} pairs"
+    if record["repeats"]:
+        yield f"p is no valid one: {record['repeats']:,} of {rows} pairs repeat a feature, and were shuffled singly"
+    if record["fixed"]:
+        yield f"{record['fixed']:,} of {n} pairs are alone in their stratum and stayed as they are"
+    if record["method"] == "enumerated":
+        yield f"p at n = {n} is exact: all {record['permutations']:,} re-pairings of scheme {scheme} were scored"
 
 
 def _cells(record: dict[str, Any]) -> tuple[str, ...]:

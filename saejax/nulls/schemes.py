@@ -1,21 +1,89 @@
 """Who may be re-paired with whom: a permutation test is valid only for units that its hypothesis makes exchangeable.
 
-The scheme is always said, never assumed. `uniform`: under the hypothesis that the pairing carries no geometric
-information, every feature of y is as good a partner as any other, so all n! re-pairings are equally likely. That
-holds for one-to-one pairings. Where a feature stands in several pairs its rows repeat, the pairs move together,
-and shuffling them singly makes any clustering of the other side look like agreement: such pairings are refused.
+The scheme is always said, never assumed. It arranges a pairing: which two matrices are compared, and which re-pairings
+of their rows are equally likely if the pairing means nothing.
+
+uniform          One-to-one pairings. Every feature of y is as good a partner as any other: all n! re-pairings.
+collapse         Many-to-one. Each feature of the side that repeats, once, against the mean of its partners: again a
+                 plain permutation problem, of as many units as there are features, so all that holds for uniform
+                 holds.
+strata           One-to-one, and features go with features of their own label: a bin of frequency, a category, a class
+                 of tokens or positions. What the labels explain is then no evidence.
+stimulus         Rows are stimuli, not features: the classical test. Rows of one document are replaced by their mean,
+                 and documents are exchanged.
+stimulus_blocks  The same without means: the rows of a document move as a block, in their order. All documents have
+                 equally many.
+
+Where a feature stands in several pairs its rows repeat, the pairs move together, and shuffling them singly makes any
+clustering of the other side look like agreement. So uniform and strata refuse repeats. They can be told to accept
+them, which reproduces published numbers and no valid test.
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from saejax import artifacts
 from saejax.errors import InputError
-from saejax.types import AnyArray
+from saejax.nulls.identity import Features, Ids, plain_values
+from saejax.nulls.shuffles import Shuffle
+from saejax.similarity import Pair
+from saejax.similarity.pair import FEWEST_PAIRS
 
-Ids = AnyArray | Sequence[Hashable]
+Duplicates = Literal["refuse", "accept"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a caller says about the rows of a pairing.
+
+    Attributes:
+        x_ids: which feature each row of x is.
+        y_ids: the same for y.
+        row_labels: the stratum of each pair, or the document of each stimulus.
+        duplicates: whether features in several pairs are refused, or accepted as if each pair were of its own.
+    """
+
+    x_ids: Ids | None = None
+    y_ids: Ids | None = None
+    row_labels: Ids | None = None
+    duplicates: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Refuse a word for duplicates that is none of the two."""
+        if self.duplicates not in get_args(Duplicates):
+            raise InputError(f"duplicates {self.duplicates!r} must be one of {', '.join(get_args(Duplicates))}")
+
+
+class Arrangement(NamedTuple):
+    """What a scheme makes of a pairing.
+
+    Attributes:
+        pair: the matrices whose rows are re-paired.
+        shuffle: the re-pairings that are equally likely.
+        rows: number of pairs that it was made of.
+        repeats: pairs with a feature that stands in an earlier pair too, accepted all the same.
+        fixed: units that have no other to be exchanged with.
+    """
+
+    pair: Pair
+    shuffle: Shuffle
+    rows: int
+    repeats: int = 0
+    fixed: int = 0
+
+    def digests(self) -> dict[str, str]:
+        """Return what identifies the matrices, and re-pairings that are not all of them."""
+        found = {name: artifacts.array_sha256(side.values) for name, side in self.pair.sides}
+        if not self.shuffle.plain:
+            strata = self.shuffle.strata
+            found["shuffle"] = artifacts.fingerprint(
+                [None if strata is None else strata.tolist(), self.shuffle.together]
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +93,16 @@ class Scheme:
     Attributes:
         name: what it is called on the command line and in results.
         unit: the exchangeable unit.
-        check: `(rows[n, d], ids or None, name of the side)`; raises `InputError` when the pairs of that side are
-            not such units.
+        arrange: `(pair, told) -> Arrangement`; raises `InputError` when the pairs are not such units.
+        needs_labels: whether `row_labels` say what the units are; else there must be none.
+        accepts_repeats: whether features in several pairs can be accepted.
     """
 
     name: str
     unit: str
-    check: Callable[[np.ndarray, Ids | None, str], None]
+    arrange: Callable[[Pair, Told], Arrangement]
+    needs_labels: bool = False
+    accepts_repeats: bool = False
 
 
 def find_scheme(name: str) -> Scheme:
@@ -45,36 +116,148 @@ def find_scheme(name: str) -> Scheme:
     return SCHEMES[name]
 
 
-def _as_keys(ids: Ids, side: str) -> list[Hashable]:
-    """Return ids as plain values, whatever library they are of: scalars of some are told apart by where they lie."""
-    values: Any = ids if isinstance(ids, Sequence) else np.asarray(ids)
-    if isinstance(values, np.ndarray) and values.ndim != 1:
-        raise InputError(f"{side}_ids has shape {values.shape}; give one id per row")
-    keys = [each.item() if hasattr(each, "item") else each for each in values]
-    for row, key in enumerate(keys):
-        if not isinstance(key, Hashable) or key != key:  # NaN is not itself
-            raise InputError(f"{side}_ids has {key!r} for row {row}, which names no feature; give a number or a word")
-    return keys
+def arrange(pair: Pair, scheme: str, told: Told) -> Arrangement:
+    """Say what is compared, and which re-pairings of it are equally likely.
+
+    Args:
+        pair: the matrices as they are paired.
+        scheme: name of the scheme.
+        told: which feature each row is, and its label.
+
+    Raises:
+        InputError: the pairs are not exchangeable as the scheme says, labels are missing or have no meaning in it.
+    """
+    found = find_scheme(scheme)
+    if found.needs_labels and told.row_labels is None:
+        raise InputError(f"scheme {scheme} needs row_labels, one per row: {found.unit}")
+    if not found.needs_labels and told.row_labels is not None:
+        which = ", ".join(each.name for each in SCHEMES.values() if each.needs_labels)
+        raise InputError(f"scheme {scheme} has no use for row_labels; leave them out, or choose one of {which}")
+    if told.duplicates == "accept" and not found.accepts_repeats:
+        raise InputError(f"duplicates 'accept' has no meaning under scheme {scheme}; leave it out")
+    return found.arrange(pair, told)
 
 
-def _check_uniform(rows: np.ndarray, ids: Ids | None, side: str) -> None:
-    keys = [row.tobytes() for row in rows + 0.0] if ids is None else _as_keys(ids, side)
-    if len(keys) != len(rows):
-        raise InputError(f"{side}_ids has {len(keys)} ids for {len(rows)} rows of {side}; give one id per row")
-    first: dict[Hashable, int] = {}
-    repeats = [(first[key], row) for row, key in enumerate(keys) if first.setdefault(key, row) != row]
-    if not repeats:
-        return
-    earlier, later = repeats[0]
-    what, remedy = f"{side}_ids names feature {keys[later]} for rows {earlier} and {later}", ""
-    if ids is None:
-        what = f"rows {earlier} and {later} of {side} are equal"
-        remedy = f", or give {side}_ids if they are different features"
-    raise InputError(
-        f"{what} ({len(repeats)} repeats in all); scheme uniform re-pairs single features: keep one pair of each, as "
-        f"pairing by mutual_best or one_to_one does{remedy}"
-    )
+def _uniform(pair: Pair, told: Told) -> Arrangement:
+    return Arrangement(pair, Shuffle(pair.n), pair.n, _repeats(pair, told, "uniform"))
 
 
-UNIFORM = Scheme("uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _check_uniform)
-SCHEMES = {UNIFORM.name: UNIFORM}
+def _strata(pair: Pair, told: Told) -> Arrangement:
+    repeats = _repeats(pair, told, "strata")
+    strata, labels = _labels(pair, told)
+    sizes = np.bincount(strata)
+    if np.all(sizes == 1):
+        raise InputError(
+            f"row_labels are {pair.n} different ones for {pair.n} pairs, which leaves none to re-pair; widen the strata"
+        )
+    if len(labels) == 1:
+        raise InputError(f"row_labels are all {labels[0]!r}; give at least two strata, or choose scheme uniform")
+    return Arrangement(pair, Shuffle(pair.n, strata.astype(np.int32)), pair.n, repeats, int(np.sum(sizes == 1)))
+
+
+def _collapse(pair: Pair, told: Told) -> Arrangement:
+    x, y = _features(pair, told)
+    if x.repeats and y.repeats:
+        raise InputError(
+            f"{x.first_repeat()}, and {y.first_repeat()}: features repeat on both sides, so neither has units; pair "
+            "many_to_one, one_to_one or mutual_best"
+        )
+    if y.repeats:
+        return _exchanging(_means(pair.x.values, y.of_row), y.rows_of(pair.y.values), "features", pair.n)
+    return _exchanging(x.rows_of(pair.x.values), _means(pair.y.values, x.of_row), "features", pair.n)
+
+
+def _stimulus(pair: Pair, told: Told) -> Arrangement:
+    documents, _ = _documents(pair, told)
+    x, y = (_means(side.values, documents) for _, side in pair.sides)
+    return _exchanging(x, y, "documents", pair.n)
+
+
+def _stimulus_blocks(pair: Pair, told: Told) -> Arrangement:
+    documents, labels = _documents(pair, told)
+    sizes = np.bincount(documents)
+    unlike = np.flatnonzero(sizes != sizes[0])
+    if len(unlike):
+        raise InputError(
+            f"document {labels[0]!r} has {sizes[0]} rows and {labels[unlike[0]]!r} has {sizes[unlike[0]]}; blocks that "
+            "are exchanged whole are equally long: cut them, or choose scheme stimulus, which takes their means"
+        )
+    if len(sizes) < FEWEST_PAIRS:
+        raise InputError(f"row_labels name {len(sizes)} documents; give at least {FEWEST_PAIRS}")
+    order = np.argsort(documents, kind="stable")
+    blocks = Pair.of(*(side.values[order] for _, side in pair.sides))
+    return Arrangement(blocks, Shuffle(pair.n, together=int(sizes[0])), pair.n)
+
+
+def _exchanging(x: np.ndarray, y: np.ndarray, units: str, rows: int) -> Arrangement:
+    """Return an arrangement in which every row may take any place.
+
+    Raises:
+        InputError: too few are left, or they are constant.
+    """
+    if len(x) < FEWEST_PAIRS:
+        raise InputError(f"x and y have {len(x)} {units} in {rows} rows; give at least {FEWEST_PAIRS}")
+    return Arrangement(Pair.of(x, y), Shuffle(len(x)), rows)
+
+
+def _documents(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hashable, ...]]:
+    """Return the document of each row; rows are stimuli, so nothing may be said of features."""
+    for side, ids in (("x", told.x_ids), ("y", told.y_ids)):
+        if ids is not None:
+            raise InputError(f"{side}_ids name features, and rows are stimuli here; give row_labels alone")
+    return _labels(pair, told)
+
+
+def _labels(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hashable, ...]]:
+    """Return the number of each row's label, in the order in which they come, and the labels."""
+    keys = plain_values(told.row_labels, "row_labels", "group")
+    if len(keys) != pair.n:
+        raise InputError(f"row_labels has {len(keys)} labels for {pair.n} rows; give one per row")
+    places: dict[Any, int] = {}
+    return np.array([places.setdefault(key, len(places)) for key in keys]), tuple(places)
+
+
+def _features(pair: Pair, told: Told) -> tuple[Features, Features]:
+    ids = (told.x_ids, told.y_ids)
+    x, y = (Features.of(side.values, each, name) for (name, side), each in zip(pair.sides, ids, strict=True))
+    return x, y
+
+
+def _repeats(pair: Pair, told: Told, scheme: str) -> int:
+    """Return how many pairs repeat a feature, where that is accepted.
+
+    Raises:
+        InputError: one does, and it is not accepted.
+    """
+    sides = _features(pair, told)
+    if told.duplicates == "accept":
+        return int(np.sum(sides[0].later | sides[1].later))
+    for side in sides:
+        if side.repeats:
+            both = all(each.repeats for each in sides)
+            remedy = "" if both else ", or choose scheme collapse, which re-pairs each feature with all its partners"
+            ids = "" if side.told else f", or give {side.side}_ids if they are different features"
+            raise InputError(
+                f"{side.first_repeat()} ({side.repeats} repeats in all); scheme {scheme} re-pairs single features: "
+                f"keep one pair of each, as pairing by mutual_best or one_to_one does{remedy}{ids}"
+            )
+    return 0
+
+
+def _means(rows: Float[np.ndarray, "n d"], unit: Int[np.ndarray, "n"]) -> Float[np.ndarray, "units d"]:
+    """Return the mean of the rows of every unit, all of which have some."""
+    order = np.argsort(unit, kind="stable")
+    sizes = np.bincount(unit)
+    return np.add.reduceat(rows[order], np.cumsum(sizes) - sizes, axis=0) / sizes[:, None]
+
+
+UNIFORM = Scheme(
+    "uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _uniform, accepts_repeats=True
+)
+COLLAPSE = Scheme("collapse", "a feature of the side that repeats, with the mean of all its partners", _collapse)
+STRATA = Scheme(
+    "strata", "a pair, whose features may go with those of pairs of its label", _strata, True, accepts_repeats=True
+)
+STIMULUS = Scheme("stimulus", "a document, each side's rows of which are replaced by their mean", _stimulus, True)
+STIMULUS_BLOCKS = Scheme("stimulus_blocks", "a document, the rows of which move in their order", _stimulus_blocks, True)
+SCHEMES = {scheme.name: scheme for scheme in (UNIFORM, COLLAPSE, STRATA, STIMULUS, STIMULUS_BLOCKS)}

@@ -16,11 +16,12 @@ import jax
 import numba
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import UInt32
+from jaxtyping import Int, UInt32
 
 from saejax.errors import InputError
 from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
+from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import Measure, Pair, padding
 from saejax.similarity.measure import (
     Bounds,
@@ -106,7 +107,8 @@ class Null:
     """Random re-pairings of two matrices, and the measures that score them.
 
     Attributes:
-        n: number of pairs.
+        shuffle: which re-pairings are equally likely.
+        listed: whether re-pairing i is number i in the list of all, not a random one.
         rows: length of the states' row axis: n, or more where zeros were appended.
         key: Threefry key of the re-pairings.
         impl: how batches are scored.
@@ -119,7 +121,8 @@ class Null:
         memory: bytes that states and a batch may take.
     """
 
-    n: int
+    shuffle: Shuffle
+    listed: bool
     rows: int
     key: UInt32[np.ndarray, "2"]
     impl: Impl
@@ -135,20 +138,25 @@ class Null:
     def prepare(
         cls,
         pair: Pair,
+        shuffle: Shuffle,
         measures: Sequence[Measure],
         key: UInt32[np.ndarray, "2"],
         impl: Impl,
         memory: int,
+        *,
+        listed: bool = False,
         lengths: CommonLengths | None = None,
     ) -> "Null":
         """Do once what no re-pairing changes, and score the observed pairing.
 
         Args:
             pair: the matrices, which the measures have checked.
+            shuffle: which re-pairings of their rows are equally likely.
             measures: the measures.
             key: Threefry key of the re-pairings.
             impl: how batches are scored.
             memory: bytes that states and a batch may take.
+            listed: whether re-pairing i is number i in the list of all, not a random one.
             lengths: to what lengths the axes of the states are padded, from what they are and n; not at all when
                 None.
 
@@ -168,7 +176,7 @@ class Null:
         rows = wanted.get("n", pair.n)
         fast = jax.tree.map(functools.partial(_single, impl), (crossed, own))
         constant = tuple(measure.constant(pair) for measure in measures)
-        null = cls(pair.n, rows, key, impl, plan, crossed, own, fast, (), constant, memory)
+        null = cls(shuffle, listed, rows, key, impl, plan, crossed, own, fast, (), constant, memory)
         _require(null.state_bytes() + null.bytes_each() * null.parallel(), memory, "all that is kept", pair.n)
         identity = np.arange(rows, dtype=np.uint32)
         observed = tuple(null.rescore(range(len(measures)), identity))
@@ -180,6 +188,11 @@ class Null:
                     f"impl {impl!r}, farther apart than its tolerance {measure.tolerance}"
                 )
         return dataclasses.replace(null, observed=observed)
+
+    @property
+    def n(self) -> int:
+        """Number of pairs."""
+        return self.shuffle.n
 
     def parallel(self) -> int:
         """Return how many devices share a batch, of which its size must be a multiple."""
@@ -203,11 +216,18 @@ class Null:
 
     def score_range(self, start: int, stop: int) -> list[Bounds]:
         """Return the float32 cores of re-pairings `start` to `stop - 1`, by measure, as intervals of arrays."""
-        indices = drawing.as_indices(start, stop)
-        if self.impl == "host":
-            return self.score(drawing.on_host(self.key, indices, self.n, self.rows))
-        spread_out = jax.device_put(indices, spread(device_mesh("perm")))
-        return self.score(_draw_on_devices(self.key, spread_out, np.uint32(self.n), self.rows))
+        if self.impl == "host" or self.listed or not self.shuffle.plain:
+            return self.score(self.perms(np.arange(start, stop)))
+        indices = jax.device_put(drawing.as_indices(start, stop), spread(device_mesh("perm")))
+        return self.score(_draw_on_devices(self.key, indices, np.uint32(self.n), self.rows))
+
+    def perms(self, numbers: Int[np.ndarray, "perm"]) -> Permutations:
+        """Return re-pairings by their numbers, on the host; past the end of a list, it begins anew."""
+        if self.listed:
+            perms = self.shuffle.listed(numbers)
+        else:
+            perms = self.shuffle.drawn(self.key, numbers.astype(np.uint32))
+        return drawing.extended(perms, self.rows)
 
     def score(self, perms: Permutations) -> list[Bounds]:
         """Return the float32 cores of given re-pairings; their number is a multiple of `parallel()`."""
@@ -245,8 +265,7 @@ class Null:
         places = np.flatnonzero(untold.any(axis=0))
         if not len(places):
             return cores, untold
-        indices = drawing.as_indices(start, start + cores.shape[1])[places]
-        for place, perm in zip(places, drawing.on_host(self.key, indices, self.n, self.rows), strict=True):
+        for place, perm in zip(places, self.perms(start + places), strict=True):
             again = np.flatnonzero(untold[:, place])
             cores[again, place] = self.rescore(again.tolist(), perm)
         return cores, untold

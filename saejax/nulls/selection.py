@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saejax.errors import InputError
-from saejax.nulls.schemes import Ids, find_scheme
+from saejax.nulls.schemes import Arrangement, Told, arrange
 from saejax.similarity import MEASURES, Measure, Pair, find_measure
 
 
@@ -26,18 +26,23 @@ def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Me
     return found
 
 
-def check_pairing(
-    x: Any, y: Any, measures: Sequence[Measure], scheme: str, x_ids: Ids | None, y_ids: Ids | None
-) -> Pair:
-    """Read a pairing; refuse, within moments, one that the measures cannot score or the scheme cannot re-pair.
+def check_pairing(x: Any, y: Any, measures: Sequence[Measure], scheme: str, told: Told) -> Arrangement:
+    """Read a pairing; refuse, within moments, one that the scheme cannot re-pair or the measures cannot score.
+
+    Args:
+        x: `[n, dx]`.
+        y: `[n, dy]`.
+        measures: the measures.
+        scheme: name of the scheme.
+        told: which feature each row is, and its label.
+
+    Returns:
+        What is compared and which re-pairings of it are equally likely.
 
     Raises:
         InputError: the offender, its value and the remedy.
     """
-    found = find_scheme(scheme)
-    pair = Pair.of(x, y)
+    found = arrange(Pair.of(x, y), scheme, told)
     for measure in measures:
-        measure.check(pair)
-    found.check(pair.x.values, x_ids, "x")
-    found.check(pair.y.values, y_ids, "y")
-    return pair
+        measure.check(found.pair)
+    return found

@@ -22,10 +22,11 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, permutation_test
 from saejax.nulls.matrices import read_array
 from saejax.nulls.results import table
-from saejax.nulls.schemes import find_scheme
+from saejax.nulls.schemes import Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Impl, Null, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 
+PER_ROW = ("x_ids", "y_ids", "row_labels")
 TRIAL = 16  # re-pairings that a plan scores to see how long they take
 
 
@@ -38,7 +39,8 @@ class NullConfig:
     y: Path
     """Matrix with as many rows as x."""
     scheme: str
-    """Which re-pairings are equally likely: uniform, any feature of y with any of x, for one-to-one pairings."""
+    """Which re-pairings are equally likely: uniform (one-to-one pairings), collapse (many-to-one), strata, stimulus or
+    stimulus_blocks."""
     out: Path
     """Result file, .json; the null draws (.npz) and a manifest (.manifest.json) go beside it."""
     x_name: str | None = None
@@ -49,6 +51,10 @@ class NullConfig:
     """Which feature each row of x is, .npy with one number or word per row; without it, equal rows are one feature."""
     y_ids: Path | None = None
     """The same for y."""
+    row_labels: Path | None = None
+    """One number or word per row, .npy: the stratum of each pair (strata), the document of each stimulus (stimulus)."""
+    duplicates: Duplicates = "refuse"
+    """accept shuffles features in several pairs as if each pair had its own; p is then no valid one."""
     measures: tuple[str, ...] = ("svcca", "rsa")
     """Similarity measures by name, with options where they have such: svcca:components=20, knn_jaccard:k=5."""
     permutations: int = 10_000
@@ -72,9 +78,9 @@ class NullConfig:
         find_scheme(self.scheme)
         drawing.key_of(self.seed)
         check_numbers(self.permutations, self.first, None, self.memory_gib, self.impl)
-        for side, file in (("x", self.x_ids), ("y", self.y_ids)):
-            if file is not None and file.suffix != ".npy":
-                raise InputError(f"{side}_ids {file} must end in .npy")
+        for name in PER_ROW:
+            if (file := getattr(self, name)) is not None and file.suffix != ".npy":
+                raise InputError(f"{name} {file} must end in .npy")
         if self.out.suffix != ".json":
             raise InputError(f"out {self.out} must end in .json")
 
@@ -108,13 +114,13 @@ def null(config: NullConfig) -> list[str]:
     """
     if config.multiprocess:
         mesh.join()
-    x, y, x_ids, y_ids = _arrays(config)
+    x, y, told = _arrays(config)
     record = _record(config)
     if _is_complete(config, record):
         return [*table(artifacts.read_json(config.out)), f"{config.out} is complete: nothing was left to do"]
     results = permutation_test(
         x, y, measures=config.measures, scheme=config.scheme, permutations=config.permutations, seed=config.seed,
-        first=config.first, x_ids=x_ids, y_ids=y_ids, impl=record["impl"], memory_gib=config.memory_gib,
+        first=config.first, **told, duplicates=config.duplicates, impl=record["impl"], memory_gib=config.memory_gib,
         rank_bits=config.rank_bits, checkpoint=config.checkpoint,
     )  # fmt: skip
     if jax.process_index() == 0:
@@ -131,14 +137,14 @@ def plan(config: NullConfig) -> dict[str, str]:
     Raises:
         InputError: as `null` does.
     """
-    x, y, x_ids, y_ids = _arrays(config)
+    x, y, told = _arrays(config)
     record = _record(config)
     _is_complete(config, record)
     measures = find_measures(config.measures, config.rank_bits)
-    pair = check_pairing(x, y, measures, config.scheme, x_ids, y_ids)
+    pair, shuffle, *_ = check_pairing(x, y, measures, config.scheme, Told(**told, duplicates=config.duplicates))
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
-    trial = Null.prepare(pair, measures, drawing.key_of(config.seed), record["impl"], memory)
+    trial = Null.prepare(pair, shuffle, measures, drawing.key_of(config.seed), record["impl"], memory)
     size = batch_size(trial, TRIAL)
     trial.score_range(0, size)
     warm = time.perf_counter()
@@ -146,11 +152,11 @@ def plan(config: NullConfig) -> dict[str, str]:
     per_draw = (time.perf_counter() - warm) / size
     seconds = warm - started + per_draw * config.permutations
     held = trial.state_bytes() + trial.bytes_each() * trial.largest_batch() + x.nbytes + y.nbytes
-    pairings = math.factorial(trial.n) if trial.n < 20 else math.inf
+    count = shuffle.count or math.inf
     return {
         "rows": f"{trial.n:,} pairs",
         "permutations": f"{config.permutations:,} for each of {', '.join(config.measures)}",
-        "smallest p": f"{max(1 / (config.permutations + 1), 1 / pairings):.2g}",
+        "smallest p": f"{max(1 / (config.permutations + 1), 1 / count):.2g}",
         "bytes": f"{8 * config.permutations * len(measures):,} of null draws",
         "minutes": f"{seconds / 60:.1f} ({1000 * per_draw:.2f} ms per permutation)",
         "memory": f"{held / 2**30:.2f} GiB of arrays",
@@ -158,18 +164,15 @@ def plan(config: NullConfig) -> dict[str, str]:
     }
 
 
-def _arrays(config: NullConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """Return both matrices, and the features of their rows where they are told."""
-    return (
-        read_array(config.x, config.x_name, "x"),
-        read_array(config.y, config.y_name, "y"),
-        None if config.x_ids is None else read_array(config.x_ids, None, "x_ids"),
-        None if config.y_ids is None else read_array(config.y_ids, None, "y_ids"),
-    )
+def _arrays(config: NullConfig) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Return both matrices, and what is told of each row."""
+    files = {name: getattr(config, name) for name in PER_ROW}
+    told = {name: read_array(file, None, name) for name, file in files.items() if file is not None}
+    return read_array(config.x, config.x_name, "x"), read_array(config.y, config.y_name, "y"), told
 
 
 def _record(config: NullConfig) -> dict[str, Any]:
-    files = {"x": config.x, "y": config.y, "x_ids": config.x_ids, "y_ids": config.y_ids}
+    files = {"x": config.x, "y": config.y, **{name: getattr(config, name) for name in PER_ROW}}
     inputs = {name: artifacts.file_sha256(file) for name, file in files.items() if file is not None}
     record = artifacts.config_record(config)
     for changes_nothing in ("memory_gib", "multiprocess"):

@@ -30,12 +30,13 @@ def from_numpy(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
     return np.argsort(drawing.words(key, indices, n), axis=1, kind="stable")
 
 
-def from_numba(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
-    return np.asarray(draw_permutations(key, indices, n, impl="numba"))
+def from_numba(key: np.ndarray, indices: np.ndarray, n: int, strata: np.ndarray | None = None) -> np.ndarray:
+    return np.asarray(draw_permutations(key, indices, n, impl="numba", strata=strata))
 
 
-def from_jax(key: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
-    return np.asarray(draw_permutations(jnp.asarray(key), jnp.asarray(indices), n, impl="jax"))
+def from_jax(key: np.ndarray, indices: np.ndarray, n: int, strata: np.ndarray | None = None) -> np.ndarray:
+    on_device = None if strata is None else jnp.asarray(strata)
+    return np.asarray(draw_permutations(jnp.asarray(key), jnp.asarray(indices), n, impl="jax", strata=on_device))
 
 
 FORMS = [from_numpy, from_numba, from_jax]
@@ -74,6 +75,18 @@ def test_all_forms_draw_the_same_permutations(n: int) -> None:
     numba = from_numba(key, indices, n)
     np.testing.assert_array_equal(numba, from_numpy(key, indices, n))
     np.testing.assert_array_equal(numba, from_jax(key, indices, n))
+
+
+@pytest.mark.parametrize("form", FORMS[1:])
+@pytest.mark.parametrize("strata", [[0] * 40, list(range(40)), [3, 1] * 20, [0] * 5 + [7] + [2] * 30 + [7] * 3 + [9]])
+def test_rows_of_a_stratum_take_each_others_places(form: Callable, strata: list[int]) -> None:
+    """By the order of their words, as if there were no others."""
+    key, indices, labels = array(5, 6), array(0, 1, 77), np.array(strata)
+    perms, words = form(key, indices, 40, labels), drawing.words(key, indices, 40)
+    for stratum in set(strata):
+        rows = np.flatnonzero(labels == stratum)
+        order = np.argsort(words[:, rows], axis=1, kind="stable")
+        np.testing.assert_array_equal(perms[:, rows], rows[order])
 
 
 def test_rows_with_the_same_word_keep_their_order() -> None:

@@ -1,12 +1,13 @@
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 
 from saejax.errors import InputError
-from saejax.nulls.inference import clopper_pearson, count_exceedances, judge, merge, p_value
+from saejax.nulls.inference import Design, clopper_pearson, count_exceedances, judge, merge, p_value
 from saejax.nulls.results import NullResult
 from saejax.similarity import MEASURES, Measure
 
@@ -20,7 +21,12 @@ ROOT = dataclasses.replace(DISTANCE, name="root", score_of=lambda own, core: np.
 
 
 def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
-    return judge(measure, 7.0, 10, observed, cores, np.zeros(len(cores), bool), "uniform", 0, 0)
+    return judge(measure, 7.0, design(), observed, cores, np.zeros(len(cores), bool))
+
+
+def design(**fields: Any) -> Design:
+    plain = {"n": 10, "rows": 10, "scheme": "uniform", "method": "sampled", "seed": 0, "first": 0}
+    return Design(**{**plain, "repeats": 0, "fixed": 0, **fields})
 
 
 def test_p_counts_the_observed_pairing_among_the_draws() -> None:
@@ -68,11 +74,31 @@ def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
-        "measure", "n", "observed", "null_mean", "null_sd", "z", "p_value", "p_low", "p_high", "permutations",
-        "exceedances", "scheme", "tail", "method", "seed", "first", "resolution", "score_error", "rescored",
-        "exact_mean", "exact_sd", "exact_z", "predicted_mean",
+        "measure", "n", "rows", "observed", "null_mean", "null_sd", "z", "p_value", "p_two_sided", "p_low", "p_high",
+        "permutations", "exceedances", "shortfalls", "scheme", "tail", "method", "seed", "first", "repeats", "fixed",
+        "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z", "predicted_mean",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_two_sided_p_doubles_the_smaller_side() -> None:
+    cores = np.array([1.0, 2.0, 3.0, 6.0, 5.0])
+    above = judged(RSA, 5.0, cores)
+    assert (above.exceedances, above.shortfalls) == (2, 4)
+    assert (above.p_value, above.p_two_sided) == (3 / 6, 1.0)
+    below = judged(RSA, 0.5, cores)
+    assert (below.exceedances, below.shortfalls) == (5, 0)
+    assert (below.p_value, below.p_two_sided) == (1.0, 2 / 6)
+    distance = judged(DISTANCE, 0.5, cores)
+    assert (distance.p_value, distance.p_two_sided) == (1.0, 2 / 6)
+
+
+def test_a_list_of_all_re_pairings_leaves_no_uncertainty() -> None:
+    cores = np.array([5.0, 1.0, 2.0, 3.0, 6.0, 4.0])
+    result = judge(RSA, 7.0, design(method="enumerated"), 5.0, cores, np.zeros(6, bool))
+    assert (result.p_value, result.p_low, result.p_high) == (2 / 6, 2 / 6, 2 / 6)
+    assert result.p_two_sided == 4 / 6
+    assert result.null_sd == pytest.approx(np.std(cores))
 
 
 def test_a_null_without_spread_has_no_z() -> None:
@@ -93,7 +119,7 @@ def test_resolution_is_that_of_the_draws_and_not_of_their_mean() -> None:
 
 def part(first: int, cores: list[float], **changes: object) -> NullResult:
     rescored = np.arange(len(cores)) == 0
-    result = judge(ROOT, 7.0, 10, 5.0, np.array(cores), rescored, "uniform", 4, first)
+    result = judge(ROOT, 7.0, design(seed=4, first=first), 5.0, np.array(cores), rescored)
     return dataclasses.replace(result, **changes)
 
 

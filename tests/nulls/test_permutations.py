@@ -31,7 +31,8 @@ def test_rows_past_the_last_pair_stay_in_place() -> None:
     key, indices = drawing.key_of(5), drawing.as_indices(0, 20)
     bare = drawing.on_host(key, indices, 7)
     expected = np.hstack([bare, np.tile(np.arange(7, 12), (20, 1))])
-    np.testing.assert_array_equal(drawing.on_host(key, indices, 7, 12), expected)
+    np.testing.assert_array_equal(drawing.extended(bare, 12), expected)
+    np.testing.assert_array_equal(drawing.extended(bare, 7), bare)
     among = jax.jit(drawing.on_device, static_argnums=3)
     np.testing.assert_array_equal(among(jnp.asarray(key), jnp.asarray(indices), jnp.uint32(7), 12), expected)
 
