@@ -22,9 +22,11 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
 from saejax.nulls.identity import Ids
 from saejax.nulls.inference import Design, judge
+from saejax.nulls.preparing import AnyNull, prepare_null
+from saejax.nulls.representatives import Representatives
 from saejax.nulls.results import Method, NullResults
 from saejax.nulls.schemes import Arrangement, Duplicates, Told
-from saejax.nulls.scoring import Impl, Null, default_impl
+from saejax.nulls.scoring import Impl, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
@@ -112,15 +114,14 @@ def permutation_test(
     check_numbers(permutations, first, batch, memory_gib, impl)
     key = drawing.key_of(seed)
     arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
-    pair, shuffle = arrangement.pair, arrangement.shuffle
     design, count = design_of(arrangement, scheme, permutations, seed, first)
-    listed = design.method == "enumerated"
-    null = Null.prepare(pair, shuffle, chosen, key, impl or default_impl(), int(memory_gib * 2**30), listed=listed)
+    memory, listed = int(memory_gib * 2**30), design.method == "enumerated"
+    null = prepare_null(arrangement, chosen, key, impl or default_impl(), memory, listed=listed)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, design.method, seed), arrangement)
     expected = expectations(chosen, arrangement)
-    del arrangement, pair  # with its decompositions: what the null keeps of it is within the budget
+    del arrangement  # with its decompositions: what the null keeps of it is within the budget
     draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + count), checkpoint)
     total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
     with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
@@ -144,7 +145,8 @@ def design_of(
     if first == 0 and every is not None and every <= permutations:
         method, count = "enumerated", every
     return Design(
-        n=arrangement.pair.n, rows=arrangement.rows, scheme=scheme, method=method, seed=seed, first=first,
+        n=arrangement.pair.n, units=arrangement.shuffle.units, rows=arrangement.rows,
+        scheme=scheme, method=method, seed=seed, first=first,
         repeats=arrangement.repeats, fixed=arrangement.fixed,
     ), count  # fmt: skip
 
@@ -171,7 +173,7 @@ def expectations(measures: Sequence[Measure], arrangement: Arrangement) -> list[
         arrangement: the matrices and which re-pairings of them are equally likely.
     """
     pair = arrangement.pair
-    if not arrangement.shuffle.plain:
+    if not arrangement.plain:
         return [Expectation(None, None) for _ in measures]
     return [
         Expectation(measure.moments(pair, "uniform"), measure.predicted_mean(pair) if measure.predicted_mean else None)
@@ -180,7 +182,7 @@ def expectations(measures: Sequence[Measure], arrangement: Arrangement) -> list[
 
 
 def judged(
-    null: Null,
+    null: AnyNull,
     expected: Sequence[Expectation],
     cores: Float[np.ndarray, "measures perm"],
     rescored: Bool[np.ndarray, "measures perm"],
@@ -198,10 +200,11 @@ def judged(
     Returns:
         One result per measure.
     """
-    measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, expected, strict=True)
+    picked = null.picked if isinstance(null, Representatives) else [None] * len(cores)
+    measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, expected, picked, strict=True)
     return NullResults(
-        judge(measure, own, design, observed, drawn, again, *known)
-        for measure, own, observed, drawn, again, known in measures
+        judge(measure, own, design, observed, drawn, again, known.moments, known.predicted_mean, picks)
+        for measure, own, observed, drawn, again, known, picks in measures
     )
 
 
@@ -249,7 +252,7 @@ def open_checkpoint(folder: Path, identity: DrawsIdentity, arrangement: Arrangem
     mesh.in_turn("checkpoint", lambda: artifacts.begin(folder, KIND, identity, inputs))
 
 
-def batch_size(null: Null, permutations: int, wanted: int | None = None) -> int:
+def batch_size(null: AnyNull, permutations: int, wanted: int | None = None) -> int:
     """Return the size of a batch.
 
     Args:

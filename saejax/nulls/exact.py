@@ -118,7 +118,7 @@ def exact_test(
     arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
     pair, results = arrangement.pair, ExactResults()
     for measure in chosen:
-        moments = measure.moments(pair, "uniform", skewness=True) if arrangement.shuffle.plain else None
+        moments = measure.moments(pair, "uniform", skewness=True) if arrangement.plain else None
         if moments is None:
             raise InputError(
                 f"measure {measure.name} has no exact moments under scheme {scheme}; sample it by permutation_test"

@@ -35,6 +35,7 @@ from saejax.nulls.engine import (
 )
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
 from saejax.nulls.inference import Design
+from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Impl, Null, batch_bytes, default_impl
 from saejax.nulls.selection import find_measures
@@ -117,7 +118,7 @@ class _Item:
     cell: Cell
     digest: dict[str, str]
     design: Design
-    null: Null
+    null: AnyNull
     expected: list[Expectation]
     draws: Draws
 
@@ -174,14 +175,14 @@ class _Work:
         except OF_ONE_CELL as error:
             self._score_apart(cell, measures, error)
             return
-        alone = item.null.listed or not item.null.shuffle.plain
-        if self.impl == "host" or item.null.n > LADDER[-1] or alone:
-            self._score_items([item], batch_size(item.null, len(item.draws), self.batch))
+        null = item.null
+        if self.impl == "host" or not isinstance(null, Null) or not _stackable(null):
+            self._score_items([item], batch_size(null, len(item.draws), self.batch))
             return
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(item.null.fast))
-        alike = self.waiting.setdefault((item.null.plan, shapes, tuple(item.draws.missing())), [])
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(null.fast))
+        alike = self.waiting.setdefault((null.plan, shapes, tuple(item.draws.missing())), [])
         alike.append(item)
-        if len(alike) == self._stack_size(item.null) or self._waiting_bytes() > self.memory / 2:
+        if len(alike) == self._stack_size(null) or self._waiting_bytes() > self.memory / 2:
             self._score_waiting()
 
     def _score_apart(self, cell: Cell, measures: Sequence[Measure], error: Exception) -> None:
@@ -204,11 +205,11 @@ class _Work:
             InputError: the cell needs too much memory, or a score of it is not determined.
             ArithmeticError: the fast way of scoring it is off.
         """
-        identity, shuffle, digest = self.identity, arrangement.shuffle, arrangement.digests()
+        identity, digest = self.identity, arrangement.digests()
         design, count = design_of(arrangement, identity.scheme, identity.permutations, identity.seed)
-        null = Null.prepare(
-            arrangement.pair, shuffle, measures, self.key, self.impl, self.memory,
-            listed=design.method == "enumerated", lengths=common_lengths if shuffle.together == 1 else None,
+        null = prepare_null(
+            arrangement, measures, self.key, self.impl, self.memory, listed=design.method == "enumerated",
+            lengths=common_lengths,
         )  # fmt: skip
         names = tuple(measure.name for measure in measures)
         draws = Draws(names, 0, count, self.folder.partial(cell, digest, names))
@@ -237,7 +238,7 @@ class _Work:
             self.folder.write(item.cell, item.digest, results)
             self.advance(len(results))
 
-    def _stack_batch(self, null: Null) -> int:
+    def _stack_batch(self, null: AnyNull) -> int:
         """Return how many re-pairings of each cell in a stack are scored together."""
         permutations = self.identity.permutations
         if self.batch is not None:
@@ -252,6 +253,11 @@ class _Work:
 
     def _waiting_bytes(self) -> int:
         return sum(item.null.state_bytes() for items in self.waiting.values() for item in items)
+
+
+def _stackable(null: Null) -> bool:
+    """Tell whether a null is small, and its re-pairings are drawn where it is scored."""
+    return null.n <= LADDER[-1] and null.shuffle.plain and not null.listed
 
 
 def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:

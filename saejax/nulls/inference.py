@@ -73,6 +73,7 @@ class Design:
     """What was re-paired and how: the fields of `NullResult` that all measures of one null share."""
 
     n: int
+    units: int
     rows: int
     scheme: str
     method: Method
@@ -91,6 +92,7 @@ def judge(
     rescored: Bool[np.ndarray, "perm"],
     exact: Moments | None = None,
     predicted_mean: float | None = None,
+    picks: Float[np.ndarray, "picks"] | None = None,
 ) -> NullResult:
     """Hold an observed core against its null draws.
 
@@ -103,6 +105,7 @@ def judge(
         rescored: which of them were scored again in float64.
         exact: moments of the score under the scheme, where they are known.
         predicted_mean: mean of the score by an asymptotic law, where there is one.
+        picks: core of each pick, where the observed one is their mean.
 
     Returns:
         The result, in scores.
@@ -118,7 +121,16 @@ def judge(
         score_error=measure.score_error(own), rescored=int(rescored.sum()),
         exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact and np.isfinite(exact.sd) else None,
         exact_z=exact_z(score, exact, resolution) if exact else None, predicted_mean=predicted_mean,
+        **_spread(None if picks is None else measure.scores(own, picks)),
     )  # fmt: skip
+
+
+def _spread(picks: Float[np.ndarray, "picks"] | None) -> dict[str, Any]:
+    """Return the number of picks, and their scores' SD, smallest and largest."""
+    if picks is None:
+        return {"picks": 1, "pick_sd": None, "pick_low": None, "pick_high": None}
+    low, high = float(picks.min()), float(picks.max())
+    return {"picks": len(picks), "pick_sd": float(picks.std(ddof=1)), "pick_low": low, "pick_high": high}
 
 
 def exact_z(observed: float, moments: Moments, resolution: float) -> float | None:
@@ -147,8 +159,9 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     if not ordered:
         raise InputError("results [] are none; give at least one")
     same = (
-        "measure", "n", "rows", "observed", "scheme", "tail", "method", "seed", "repeats", "fixed", "score_error",
-        "exact_mean", "exact_sd", "exact_z", "predicted_mean",
+        "measure", "n", "units", "rows", "observed", "scheme", "tail", "method", "seed", "repeats", "fixed",
+        "score_error", "exact_mean", "exact_sd", "exact_z", "predicted_mean", "picks", "pick_sd", "pick_low",
+        "pick_high",
     )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:

@@ -27,7 +27,8 @@ class NullResult:
 
     Attributes:
         measure: name of the measure.
-        n: number of pairs that were re-paired: those given, or what the scheme made of them.
+        n: number of pairs that are scored: those given, or what the scheme made of them.
+        units: what was exchanged: as many as there are pairs, or clusters or blocks of them.
         rows: number of pairs given.
         observed: score of the pairing as it stands, in float64.
         null_mean: mean score of the re-pairings.
@@ -61,11 +62,16 @@ class NullResult:
         exact_sd: their standard deviation, likewise.
         exact_z: (observed - exact_mean) / exact_sd: z without sampling error.
         predicted_mean: mean score that an asymptotic law predicts (Wachter's, for SVCCA); a check, not a null.
+        picks: number of random one-to-one picks whose mean score is reported (scheme representative); else 1.
+        pick_sd: SD of the observed score over picks, with picks - 1; None for one.
+        pick_low: smallest observed score of a pick.
+        pick_high: largest observed score of a pick.
         draws: the score of each re-pairing, in order of its number.
     """
 
     measure: str
     n: int
+    units: int
     rows: int
     observed: float
     null_mean: float
@@ -92,6 +98,10 @@ class NullResult:
     exact_sd: float | None
     exact_z: float | None
     predicted_mean: float | None
+    picks: int
+    pick_sd: float | None
+    pick_low: float | None
+    pick_high: float | None
     draws: Float[np.ndarray, "perm"] = dataclasses.field(repr=False, compare=False)
 
     def record(self) -> dict[str, Any]:
@@ -232,15 +242,18 @@ def number(value: float | None, form: str) -> str:
 
 def _notes(record: dict[str, Any]) -> Iterator[str]:
     """Yield what a reader must know of a result beside its numbers."""
-    scheme, rows, n = record["scheme"], f"{record['rows']:,}", f"{record['n']:,}"
-    if record["n"] != record["rows"]:
-        yield f"scheme {scheme} made {n} units of {rows} pairs"
+    scheme, rows, units = record["scheme"], f"{record['rows']:,}", f"{record['units']:,}"
+    if record["units"] != record["rows"]:
+        yield f"scheme {scheme} exchanged {units} units, made of {rows} pairs"
     if record["repeats"]:
         yield f"p is no valid one: {record['repeats']:,} of {rows} pairs repeat a feature, and were shuffled singly"
     if record["fixed"]:
-        yield f"{record['fixed']:,} of {n} pairs are alone in their stratum and stayed as they are"
+        yield f"{record['fixed']:,} of {units} pairs are alone in their stratum and stayed as they are"
+    if record["picks"] > 1:
+        low, high, sd = (number(record[key], ".4g") for key in ("pick_low", "pick_high", "pick_sd"))
+        yield f"{record['measure']} is the mean over {record['picks']} picks: {low} to {high}, SD {sd}"
     if record["method"] == "enumerated":
-        yield f"p at n = {n} is exact: all {record['permutations']:,} re-pairings of scheme {scheme} were scored"
+        yield f"p of {units} units is exact: all {record['permutations']:,} re-pairings of scheme {scheme} were scored"
 
 
 def _cells(record: dict[str, Any]) -> tuple[str, ...]:

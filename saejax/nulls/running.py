@@ -5,10 +5,10 @@ import numpy as np
 from saejax import artifacts
 from saejax.nulls.draws import Draws
 from saejax.nulls.inference import count_exceedances
-from saejax.nulls.scoring import Null
+from saejax.nulls.preparing import AnyNull
 
 
-def write_running(null: Null, draws: Draws) -> None:
+def write_running(null: AnyNull, draws: Draws) -> None:
     """Write `running-START-STOP.json` for the range of some draws; nowhere where they have no folder.
 
     By measure: how many of the range's re-pairings are there, the mean and SD of their scores, and how many were at

@@ -7,6 +7,12 @@ uniform          One-to-one pairings. Every feature of y is as good a partner as
 collapse         Many-to-one. Each feature of the side that repeats, once, against the mean of its partners: again a
                  plain permutation problem, of as many units as there are features, so all that holds for uniform
                  holds.
+blocks           The same question of the rows as they stand, repeats and all: the rows of the side that repeats are
+                 dealt to its clusters anew, each row to a whole cluster. Clusters differ in size, so a draw changes
+                 which rows there are; each is scored from nothing, and no exact moments are known.
+representative   The same question of one-to-one picks: each feature with one of its partners, drawn at random, 20
+                 times (representative:picks=50 for another number). The statistic is the mean score over picks, whose
+                 spread is reported.
 strata           One-to-one, and features go with features of their own label: a bin of frequency, a category, a class
                  of tokens or positions. What the labels explain is then no evidence.
 stimulus         Rows are stimuli, not features: the classical test. Rows of one document are replaced by their mean,
@@ -20,20 +26,24 @@ them, which reproduces published numbers and no valid test.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer, UInt32
 
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.nulls.identity import Features, Ids, plain_values
+from saejax.nulls.permutations import as_indices, on_host
 from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import Pair
 from saejax.similarity.pair import FEWEST_PAIRS
+from saejax.types import Permutation
 
 Duplicates = Literal["refuse", "accept"]
+PICKS = 20  # of scheme representative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +77,9 @@ class Arrangement(NamedTuple):
         rows: number of pairs that it was made of.
         repeats: pairs with a feature that stands in an earlier pair too, accepted all the same.
         fixed: units that have no other to be exchanged with.
+        units: which unit each given pair belongs to, where a unit is neither a row of `pair` nor a block of them.
+        pairing: the matrices of a re-pairing of the units, where each re-pairing has its own.
+        pick: random picks of pairs, one of each unit, from the key of a null; where those are what is re-paired.
     """
 
     pair: Pair
@@ -74,6 +87,14 @@ class Arrangement(NamedTuple):
     rows: int
     repeats: int = 0
     fixed: int = 0
+    units: Int[np.ndarray, "rows"] | None = None
+    pairing: Callable[[Permutation], Pair] | None = None
+    pick: Callable[[UInt32[np.ndarray, "2"]], list[Pair]] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether any row of `pair` may take any place, and nothing else changes: what exact moments are of."""
+        return self.shuffle.plain and self.pairing is None and self.pick is None
 
     def digests(self) -> dict[str, str]:
         """Return what identifies the matrices, and re-pairings that are not all of them."""
@@ -108,12 +129,21 @@ class Scheme:
 def find_scheme(name: str) -> Scheme:
     """Return a scheme by name.
 
+    Args:
+        name: a key of `SCHEMES`, or `representative:picks=N`.
+
     Raises:
         InputError: there is none of that name.
     """
-    if name not in SCHEMES:
+    bare, _, option = name.partition(":")
+    if bare not in SCHEMES:
         raise InputError(f"scheme {name!r} is unknown; choose one of {', '.join(SCHEMES)}")
-    return SCHEMES[name]
+    if not option:
+        return SCHEMES[bare]
+    given, _, count = option.partition("=")
+    if (bare, given) != ("representative", "picks") or not count.isdecimal() or int(count) < 2:
+        raise InputError(f"scheme {name!r} is unknown; the one with an option is representative:picks=N, N above 1")
+    return _representative_scheme(int(count))
 
 
 def arrange(pair: Pair, scheme: str, told: Told) -> Arrangement:
@@ -156,21 +186,84 @@ def _strata(pair: Pair, told: Told) -> Arrangement:
 
 
 def _collapse(pair: Pair, told: Told) -> Arrangement:
+    side, features = _repeating(pair, told)
+    rows, partners = _by_side(pair, side)
+    shuffle = _shuffle_of(features, pair.n)
+    collapsed = Pair.of(*_in_order(side, features.rows_of(rows), _means(partners, features.of_row)))
+    return Arrangement(collapsed, shuffle, pair.n)
+
+
+def _blocks(pair: Pair, told: Told) -> Arrangement:
+    side, features = _repeating(pair, told)
+    rows, partners = _by_side(pair, side)
+    singles = features.rows_of(rows)
+
+    def pairing(perm: Permutation) -> Pair:
+        # A re-pairing moves what belongs to y: its single rows to other clusters of x, or its clusters to other rows.
+        dealt = np.asarray(perm) if side == "y" else np.argsort(np.asarray(perm))
+        return Pair.of(*_in_order(side, singles[dealt[features.of_row]], partners))
+
+    return Arrangement(pair, _shuffle_of(features, pair.n), pair.n, units=features.of_row, pairing=pairing)
+
+
+def _representative(picks: int, pair: Pair, told: Told) -> Arrangement:
+    side, features = _repeating(pair, told)
+    rows, partners = _by_side(pair, side)
+    singles = features.rows_of(rows)
+
+    def picked(order: Integer[np.ndarray, "rows"]) -> Pair:
+        first = np.unique(features.of_row[order], return_index=True)[1]
+        return Pair.of(*_in_order(side, singles, partners[order[first]]))
+
+    def pick(key: UInt32[np.ndarray, "2"]) -> list[Pair]:
+        # Another stream than that of the re-pairings, which count up from 0 under this key.
+        return [picked(order) for order in on_host(~key, as_indices(0, picks), pair.n)]
+
+    shuffle = _shuffle_of(features, pair.n)
+    return Arrangement(picked(np.arange(pair.n)), shuffle, pair.n, units=features.of_row, pick=pick)
+
+
+def _repeating(pair: Pair, told: Told) -> tuple[str, Features]:
+    """Return which side has features in several pairs, x if neither has, and its features.
+
+    Raises:
+        InputError: both sides have such.
+    """
     x, y = _features(pair, told)
     if x.repeats and y.repeats:
         raise InputError(
             f"{x.first_repeat()}, and {y.first_repeat()}: features repeat on both sides, so neither has units; pair "
             "many_to_one, one_to_one or mutual_best"
         )
-    if y.repeats:
-        return _exchanging(_means(pair.x.values, y.of_row), y.rows_of(pair.y.values), "features", pair.n)
-    return _exchanging(x.rows_of(pair.x.values), _means(pair.y.values, x.of_row), "features", pair.n)
+    return ("y", y) if y.repeats else ("x", x)
+
+
+def _by_side(pair: Pair, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a side, and those of the other."""
+    return _in_order(side, pair.x.values, pair.y.values)
+
+
+def _in_order(side: str, one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y, if the first is of that side; or the other way round."""
+    return (one, other) if side == "x" else (other, one)
+
+
+def _shuffle_of(features: Features, rows: int) -> Shuffle:
+    """Return the shuffle of all features.
+
+    Raises:
+        InputError: there are too few.
+    """
+    count = len(features.names)
+    if count < FEWEST_PAIRS:
+        raise InputError(f"x and y have {count} features in {rows} rows; give at least {FEWEST_PAIRS}")
+    return Shuffle(count)
 
 
 def _stimulus(pair: Pair, told: Told) -> Arrangement:
-    documents, _ = _documents(pair, told)
-    x, y = (_means(side.values, documents) for _, side in pair.sides)
-    return _exchanging(x, y, "documents", pair.n)
+    documents, labels = _documents(pair, told)
+    pooled = Pair.of(*(_means(side.values, documents) for _, side in pair.sides))
+    return Arrangement(pooled, Shuffle(len(labels)), pair.n)
 
 
 def _stimulus_blocks(pair: Pair, told: Told) -> Arrangement:
@@ -182,22 +275,9 @@ def _stimulus_blocks(pair: Pair, told: Told) -> Arrangement:
             f"document {labels[0]!r} has {sizes[0]} rows and {labels[unlike[0]]!r} has {sizes[unlike[0]]}; blocks that "
             "are exchanged whole are equally long: cut them, or choose scheme stimulus, which takes their means"
         )
-    if len(sizes) < FEWEST_PAIRS:
-        raise InputError(f"row_labels name {len(sizes)} documents; give at least {FEWEST_PAIRS}")
     order = np.argsort(documents, kind="stable")
     blocks = Pair.of(*(side.values[order] for _, side in pair.sides))
     return Arrangement(blocks, Shuffle(pair.n, together=int(sizes[0])), pair.n)
-
-
-def _exchanging(x: np.ndarray, y: np.ndarray, units: str, rows: int) -> Arrangement:
-    """Return an arrangement in which every row may take any place.
-
-    Raises:
-        InputError: too few are left, or they are constant.
-    """
-    if len(x) < FEWEST_PAIRS:
-        raise InputError(f"x and y have {len(x)} {units} in {rows} rows; give at least {FEWEST_PAIRS}")
-    return Arrangement(Pair.of(x, y), Shuffle(len(x)), rows)
 
 
 def _documents(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hashable, ...]]:
@@ -205,7 +285,10 @@ def _documents(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hash
     for side, ids in (("x", told.x_ids), ("y", told.y_ids)):
         if ids is not None:
             raise InputError(f"{side}_ids name features, and rows are stimuli here; give row_labels alone")
-    return _labels(pair, told)
+    documents, labels = _labels(pair, told)
+    if len(labels) < FEWEST_PAIRS:
+        raise InputError(f"row_labels name {len(labels)} documents; give at least {FEWEST_PAIRS}")
+    return documents, labels
 
 
 def _labels(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hashable, ...]]:
@@ -260,4 +343,15 @@ STRATA = Scheme(
 )
 STIMULUS = Scheme("stimulus", "a document, each side's rows of which are replaced by their mean", _stimulus, True)
 STIMULUS_BLOCKS = Scheme("stimulus_blocks", "a document, the rows of which move in their order", _stimulus_blocks, True)
-SCHEMES = {scheme.name: scheme for scheme in (UNIFORM, COLLAPSE, STRATA, STIMULUS, STIMULUS_BLOCKS)}
+BLOCKS = Scheme("blocks", "a row of the side that repeats, dealt to a whole cluster of partners", _blocks)
+
+
+def _representative_scheme(picks: int, name: str | None = None) -> Scheme:
+    unit = "a feature of the side that repeats, with one of its partners in each random pick"
+    return Scheme(name or f"representative:picks={picks}", unit, functools.partial(_representative, picks))
+
+
+REPRESENTATIVE = _representative_scheme(PICKS, "representative")
+SCHEMES = {
+    scheme.name: scheme for scheme in (UNIFORM, COLLAPSE, BLOCKS, REPRESENTATIVE, STRATA, STIMULUS, STIMULUS_BLOCKS)
+}

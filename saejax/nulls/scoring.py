@@ -10,7 +10,7 @@ float64 core of any single re-pairing, always on the CPU.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import numba
@@ -208,6 +208,10 @@ class Null:
         states = zip(self.plan.statistics, self.crossed, strict=True)
         return PERMUTATION_BYTES * self.rows + sum(statistic.scratch(state) for statistic, state in states)
 
+    def held_bytes(self) -> int:
+        """Return the bytes of all states and of the largest batch."""
+        return self.state_bytes() + self.bytes_each() * self.largest_batch()
+
     def largest_batch(self) -> int:
         """Return how many re-pairings may be scored together, a multiple of `parallel()`."""
         room = batch_bytes(self.impl, max(self.memory - self.state_bytes(), 0))
@@ -223,11 +227,7 @@ class Null:
 
     def perms(self, numbers: Int[np.ndarray, "perm"]) -> Permutations:
         """Return re-pairings by their numbers, on the host; past the end of a list, it begins anew."""
-        if self.listed:
-            perms = self.shuffle.listed(numbers)
-        else:
-            perms = self.shuffle.drawn(self.key, numbers.astype(np.uint32))
-        return drawing.extended(perms, self.rows)
+        return drawing.extended(self.shuffle.numbered(self.key, numbers, self.listed), self.rows)
 
     def score(self, perms: Permutations) -> list[Bounds]:
         """Return the float32 cores of given re-pairings; their number is a multiple of `parallel()`."""
@@ -244,31 +244,8 @@ class Null:
         return [Bounds(*(np.asarray(end, np.float64) for end in each)) for each in bounds]
 
     def settle(self, start: int, bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray]:
-        """Score draws again in float64 that float32 cannot tell.
-
-        They are those whose interval touches the observed core, so that they count alike everywhere, and those whose
-        interval is so wide that it would be seen in the null's mean and SD: `WIDE` tolerances to either side.
-
-        Args:
-            start: number of the first re-pairing.
-            bounds: float32 cores of consecutive re-pairings, by measure.
-
-        Returns:
-            Cores `[measures, perm]`, and which of them were scored again.
-        """
-        lows, highs = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
-        tolerance = np.array([measure.tolerance for measure in self.plan.measures])[:, None]
-        observed, constant = np.array(self.observed)[:, None], np.array(self.constant)[:, None]
-        cores = np.where(constant, observed, (lows + highs) / 2)
-        touching = (lows - tolerance <= observed) & (observed <= highs + tolerance)
-        untold = (touching | (highs - lows > 2 * WIDE * tolerance)) & ~constant
-        places = np.flatnonzero(untold.any(axis=0))
-        if not len(places):
-            return cores, untold
-        for place, perm in zip(places, self.perms(start + places), strict=True):
-            again = np.flatnonzero(untold[:, place])
-            cores[again, place] = self.rescore(again.tolist(), perm)
-        return cores, untold
+        """Score draws again in float64 that float32 cannot tell, by `settle`."""
+        return settle(self, start, bounds)
 
     def rescore(self, chosen: Sequence[int], perm: Permutation) -> list[float]:
         """Return the float64 core of one re-pairing by each of some measures, always on the CPU."""
@@ -280,6 +257,63 @@ class Null:
             )
             for index in chosen
         ]
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What `settle` asks of a null, as `Null` describes it."""
+
+    @property
+    def plan(self) -> Plan:
+        """The measures."""
+        ...
+
+    @property
+    def observed(self) -> tuple[float, ...]:
+        """Float64 core of the pairing as it stands, by measure."""
+        ...
+
+    @property
+    def constant(self) -> tuple[bool, ...]:
+        """Whether every re-pairing has the observed core, by measure."""
+        ...
+
+    def perms(self, numbers: Int[np.ndarray, "perm"]) -> Permutations:
+        """Return re-pairings by their numbers, on the host."""
+        ...
+
+    def rescore(self, chosen: Sequence[int], perm: Permutation) -> list[float]:
+        """Return the float64 core of one re-pairing by each of some measures."""
+        ...
+
+
+def settle(null: Scored, start: int, bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray]:
+    """Score draws again in float64 that float32 cannot tell.
+
+    They are those whose interval touches the observed core, so that they count alike everywhere, and those whose
+    interval is so wide that it would be seen in the null's mean and SD: `WIDE` tolerances to either side.
+
+    Args:
+        null: what is scored.
+        start: number of the first re-pairing.
+        bounds: float32 cores of consecutive re-pairings, by measure.
+
+    Returns:
+        Cores `[measures, perm]`, and which of them were scored again.
+    """
+    lows, highs = (np.stack([ends[side] for ends in bounds]) for side in (0, 1))
+    tolerance = np.array([measure.tolerance for measure in null.plan.measures])[:, None]
+    observed, constant = np.array(null.observed)[:, None], np.array(null.constant)[:, None]
+    cores = np.where(constant, observed, (lows + highs) / 2)
+    touching = (lows - tolerance <= observed) & (observed <= highs + tolerance)
+    untold = (touching | (highs - lows > 2 * WIDE * tolerance)) & ~constant
+    places = np.flatnonzero(untold.any(axis=0))
+    if not len(places):
+        return cores, untold
+    for place, perm in zip(places, null.perms(start + places), strict=True):
+        again = np.flatnonzero(untold[:, place])
+        cores[again, place] = null.rescore(again.tolist(), perm)
+    return cores, untold
 
 
 def _single(impl: Impl, leaf: np.ndarray) -> AnyArray:

@@ -57,6 +57,12 @@ class Shuffle:
                     return None
         return count
 
+    def numbered(
+        self, key: UInt32[np.ndarray, "2"], numbers: Int[np.ndarray, "perm"], listed: bool
+    ) -> UInt32[np.ndarray, "perm n"]:
+        """Return re-pairings by their numbers, on the host: from the list of all, or at random."""
+        return self.listed(numbers) if listed else self.drawn(key, numbers.astype(np.uint32))
+
     def drawn(self, key: UInt32[np.ndarray, "2"], indices: UInt32[np.ndarray, "perm"]) -> UInt32[np.ndarray, "perm n"]:
         """Return random re-pairings by their numbers, on the host."""
         return self._of_rows(drawing.on_host(key, indices, self.units, strata=self.strata))

@@ -19,6 +19,7 @@ from jaxtyping import UInt32
 from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
+from saejax.nulls.preparing import AnyNull
 from saejax.nulls.running import write_running
 from saejax.nulls.scoring import Null, Plan, program, score_mapped
 from saejax.similarity.measure import Bounds
@@ -35,25 +36,25 @@ class Stack:
         n: their numbers of pairs, likewise.
     """
 
-    nulls: tuple[Null, ...]
+    nulls: tuple[AnyNull, ...]
     states: Any
     n: UInt32[np.ndarray, "cells"]
 
     @classmethod
-    def of(cls, nulls: Sequence[Null]) -> "Stack":
-        """Stack nulls; where there are several, their states have the same shapes and `impl` is `jax`."""
-        size = 1 << (len(nulls) - 1).bit_length()
-        members = [*nulls, *[nulls[-1]] * (size - len(nulls))]
-        states = None
-        if len(nulls) > 1:
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(null.fast for null in members))
-            states = jax.device_put(stacked, replicated(device_mesh("perm")))
+    def of(cls, nulls: Sequence[AnyNull]) -> "Stack":
+        """Stack nulls; one alone, or several of kind `Null` with states of the same shapes and `impl` `jax`."""
+        if len(nulls) == 1:
+            return cls(tuple(nulls), None, np.array([nulls[0].n], np.uint32))
+        members = [null for null in nulls if isinstance(null, Null)]
+        members += [members[-1]] * ((1 << (len(nulls) - 1).bit_length()) - len(nulls))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(null.fast for null in members))
+        states = jax.device_put(stacked, replicated(device_mesh("perm")))
         return cls(tuple(nulls), states, np.array([null.n for null in members], np.uint32))
 
     def score_range(self, start: int, stop: int) -> list[list[Bounds]]:
         """Return the float32 cores of re-pairings `start` to `stop - 1`, by null and measure."""
         first = self.nulls[0]
-        if len(self.nulls) == 1:
+        if self.states is None or not isinstance(first, Null):
             return [first.score_range(start, stop)]
         indices = jax.device_put(drawing.as_indices(start, stop), spread(device_mesh("perm")))
         ends = jax.device_get(_score_stack(first.plan, first.rows, first.key, indices, self.n, self.states))

@@ -21,9 +21,10 @@ from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
 from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, permutation_test
 from saejax.nulls.matrices import read_array
+from saejax.nulls.preparing import prepare_null
 from saejax.nulls.results import table
 from saejax.nulls.schemes import Duplicates, Told, find_scheme
-from saejax.nulls.scoring import Impl, Null, default_impl
+from saejax.nulls.scoring import Impl, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 
 PER_ROW = ("x_ids", "y_ids", "row_labels")
@@ -141,18 +142,20 @@ def plan(config: NullConfig) -> dict[str, str]:
     record = _record(config)
     _is_complete(config, record)
     measures = find_measures(config.measures, config.rank_bits)
-    pair, shuffle, *_ = check_pairing(x, y, measures, config.scheme, Told(**told, duplicates=config.duplicates))
+    arrangement = check_pairing(x, y, measures, config.scheme, Told(**told, duplicates=config.duplicates))
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
-    trial = Null.prepare(pair, shuffle, measures, drawing.key_of(config.seed), record["impl"], memory)
+    trial = prepare_null(
+        arrangement, measures, drawing.key_of(config.seed), record["impl"], memory, listed=False
+    )  # fmt: skip
     size = batch_size(trial, TRIAL)
     trial.score_range(0, size)
     warm = time.perf_counter()
     trial.score_range(0, size)
     per_draw = (time.perf_counter() - warm) / size
     seconds = warm - started + per_draw * config.permutations
-    held = trial.state_bytes() + trial.bytes_each() * trial.largest_batch() + x.nbytes + y.nbytes
-    count = shuffle.count or math.inf
+    held = trial.held_bytes() + x.nbytes + y.nbytes
+    count = arrangement.shuffle.count or math.inf
     return {
         "rows": f"{trial.n:,} pairs",
         "permutations": f"{config.permutations:,} for each of {', '.join(config.measures)}",

@@ -25,7 +25,7 @@ def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
 
 
 def design(**fields: Any) -> Design:
-    plain = {"n": 10, "rows": 10, "scheme": "uniform", "method": "sampled", "seed": 0, "first": 0}
+    plain = {"n": 10, "units": 10, "rows": 10, "scheme": "uniform", "method": "sampled", "seed": 0, "first": 0}
     return Design(**{**plain, "repeats": 0, "fixed": 0, **fields})
 
 
@@ -74,9 +74,10 @@ def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
-        "measure", "n", "rows", "observed", "null_mean", "null_sd", "z", "p_value", "p_two_sided", "p_low", "p_high",
-        "permutations", "exceedances", "shortfalls", "scheme", "tail", "method", "seed", "first", "repeats", "fixed",
-        "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z", "predicted_mean",
+        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "p_value", "p_two_sided",
+        "p_low", "p_high", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method", "seed", "first",
+        "repeats", "fixed", "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z",
+        "predicted_mean", "picks", "pick_sd", "pick_low", "pick_high",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 

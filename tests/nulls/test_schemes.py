@@ -31,7 +31,7 @@ def assert_matrices(found: Arrangement, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def test_an_unknown_scheme_is_named_beside_those_that_exist() -> None:
-    known = "uniform, collapse, strata, stimulus, stimulus_blocks"
+    known = "uniform, collapse, blocks, representative, strata, stimulus, stimulus_blocks"
     with pytest.raises(InputError, match=rf"^scheme 'bootstrap' is unknown; choose one of {known}$"):
         find_scheme("bootstrap")
 
@@ -128,20 +128,21 @@ def test_collapse_of_single_features_changes_nothing() -> None:
     assert_matrices(arranged("collapse"), ROWS, OTHERS)
 
 
-def test_collapse_refuses_what_has_no_units() -> None:
+@pytest.mark.parametrize("scheme", ["collapse", "blocks", "representative"])
+def test_schemes_of_many_to_one_refuse_what_has_no_units(scheme: str) -> None:
     twice = np.array([0, 1, 2, 3, 4, 4])
-    message = refusal("collapse", REPEATED, OTHERS[twice])
+    message = refusal(scheme, REPEATED, OTHERS[twice])
     assert message == (
         "rows 1 and 3 of x are equal, and rows 4 and 5 of y are equal: features repeat on both sides, so neither has "
         "units; pair many_to_one, one_to_one or mutual_best"
     )
     assert "or choose scheme collapse" not in refusal("uniform", REPEATED, OTHERS[twice])
-    assert refusal("collapse", REPEATED) == "x and y have 3 features in 6 rows; give at least 4"
-    assert refusal("collapse", x_ids=[0, 1, 2, 3, 4, 1]) == (
+    assert refusal(scheme, REPEATED) == "x and y have 3 features in 6 rows; give at least 4"
+    assert refusal(scheme, x_ids=[0, 1, 2, 3, 4, 1]) == (
         "x_ids names feature 1 for rows 1 and 5, which differ; give every feature its own row wherever it stands"
     )
-    assert refusal("collapse", duplicates="accept") == (
-        "duplicates 'accept' has no meaning under scheme collapse; leave it out"
+    assert refusal(scheme, duplicates="accept") == (
+        f"duplicates 'accept' has no meaning under scheme {scheme}; leave it out"
     )
 
 
@@ -194,7 +195,7 @@ def test_stimuli_that_are_no_units_are_refused() -> None:
         "scheme stimulus, which takes their means"
     )
     for scheme, message in (
-        ("stimulus", "x and y have 2 documents in 8 rows; give at least 4"),
+        ("stimulus", "row_labels name 2 documents; give at least 4"),
         ("stimulus_blocks", "row_labels name 2 documents; give at least 4"),
     ):
         assert refusal(scheme, x, y, row_labels=[0, 1] * 4) == message
