@@ -6,6 +6,7 @@ from saejax.nulls.exact import ExactResult, ExactResults, exact_test
 from saejax.nulls.grid import grid_test
 from saejax.nulls.grid_folder import GridResults, load_grid
 from saejax.nulls.inference import merge
+from saejax.nulls.random_sets import RandomSetResult, RandomSetResults, random_set_test
 from saejax.nulls.results import NullResult, NullResults, load
 from saejax.nulls.schemes import SCHEMES, Scheme
 
@@ -17,6 +18,8 @@ __all__ = [
     "GridResults",
     "NullResult",
     "NullResults",
+    "RandomSetResult",
+    "RandomSetResults",
     "Scheme",
     "Subspace",
     "exact_test",
@@ -26,4 +29,5 @@ __all__ = [
     "load_grid",
     "merge",
     "permutation_test",
+    "random_set_test",
 ]

@@ -8,20 +8,19 @@ on who draws what: several processes of one job share the range of re-pairings, 
 
 import dataclasses
 import math
-import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saejax import artifacts, mesh
-from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
 from saejax.nulls.identity import Ids
 from saejax.nulls.inference import Design, judge
+from saejax.nulls.numbers import check_numbers, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.representatives import Representatives
 from saejax.nulls.results import Method, NullResults
@@ -206,40 +205,6 @@ def judged(
         judge(measure, own, design, observed, drawn, again, known.moments, known.predicted_mean, picks)
         for measure, own, observed, drawn, again, known, picks in measures
     )
-
-
-def whole(name: str, number: Any) -> int:
-    """Return a whole number of Python, of whatever library it came.
-
-    Args:
-        name: what errors call it.
-        number: the number.
-
-    Raises:
-        InputError: it is not whole.
-    """
-    try:
-        return operator.index(number)
-    except TypeError:
-        raise InputError(f"{name} {number!r} must be a whole number") from None
-
-
-def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: float, impl: str | None) -> None:
-    """Refuse numbers that leave no null, and implementations that do not exist.
-
-    Raises:
-        InputError: the offender, its value and the remedy.
-    """
-    if permutations < 1:
-        raise InputError(f"permutations {permutations} must be at least 1")
-    if first < 0 or first + permutations > drawing.MOST_PERMUTATIONS:
-        raise InputError(f"permutations {first} to {first + permutations} must lie between 0 and 2^32")
-    if batch is not None and batch < 1:
-        raise InputError(f"batch {batch} must be at least 1")
-    if not 0 < memory_gib < math.inf:
-        raise InputError(f"memory_gib {memory_gib} must be above 0")
-    if impl not in (None, *get_args(Impl)):
-        raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
 
 
 def open_checkpoint(folder: Path, identity: DrawsIdentity, arrangement: Arrangement) -> None:

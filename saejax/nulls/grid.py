@@ -27,14 +27,13 @@ from saejax.nulls.engine import (
     MEMORY_GIB,
     Expectation,
     batch_size,
-    check_numbers,
     design_of,
     expectations,
     judged,
-    whole,
 )
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
 from saejax.nulls.inference import Design
+from saejax.nulls.numbers import check_numbers, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Impl, Null, batch_bytes, default_impl

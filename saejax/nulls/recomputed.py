@@ -69,7 +69,7 @@ class Recomputed:
         """
         pair, told, observed = pairing(np.arange(shuffle.n)), [], []
         for measure in measures:
-            core, error = _core(measure, pair)
+            core, error = score_anew(measure, pair)
             observed.append(core)
             told.append(reporting_scores(measure, TIE * max(1.0, abs(core)), error))
         plan, own = Plan(tuple(told), (), ()), (None,) * len(told)
@@ -99,7 +99,7 @@ class Recomputed:
     def score_range(self, start: int, stop: int) -> list[Bounds]:
         """Return the cores of re-pairings `start` to `stop - 1`, by measure."""
         perms = self.shuffle.numbered(self.key, np.arange(start, stop), self.listed)
-        cores = [[_core(measure, pair)[0] for measure in self.measures] for pair in map(self.pairing, perms)]
+        cores = [[score_anew(measure, pair)[0] for measure in self.measures] for pair in map(self.pairing, perms)]
         return [exactly(np.array(each)) for each in zip(*cores, strict=True)]
 
     def settle(self, start: int, bounds: Sequence[Bounds]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +129,16 @@ def signed(measure: Measure, score: np.ndarray | float) -> Any:
     return score if measure.larger_is_more_similar else -score
 
 
-def _core(measure: Measure, pair: Pair) -> tuple[float, float]:
-    """Return the signed score of two matrices, and the bound on its error."""
+def score_anew(measure: Measure, pair: Pair) -> tuple[float, float]:
+    """Return the signed score of two matrices in float64, and the bound on its error.
+
+    Args:
+        measure: the measure.
+        pair: the matrices.
+
+    Raises:
+        InputError: the measure cannot compare them.
+    """
     measure.check(pair)
     state = measure.prepare_pair(pair)
     return signed(measure, measure.score_exact(state, np.arange(pair.n))), measure.score_error(state.own)

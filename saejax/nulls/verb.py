@@ -19,8 +19,9 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.engine import MEMORY_GIB, batch_size, check_numbers, permutation_test
+from saejax.nulls.engine import MEMORY_GIB, batch_size, permutation_test
 from saejax.nulls.matrices import read_array
+from saejax.nulls.numbers import check_numbers
 from saejax.nulls.preparing import prepare_null
 from saejax.nulls.results import table
 from saejax.nulls.schemes import Duplicates, Told, find_scheme

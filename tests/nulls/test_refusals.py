@@ -9,7 +9,7 @@ import pytest
 
 from saejax.errors import InputError
 from saejax.nulls import NullResults, permutation_test
-from saejax.nulls.engine import whole
+from saejax.nulls.numbers import whole
 from saejax.similarity import MEASURES
 
 

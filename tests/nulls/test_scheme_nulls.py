@@ -262,7 +262,7 @@ def test_draws_of_another_arrangement_are_not_taken_for_these(tmp_path: Path) ->
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("scheme", [*CASES, "blocks", "representative:picks=3"])
 def test_a_cell_of_a_grid_is_the_test_of_it_alone(scheme: str, impl: Impl, tmp_path: Path) -> None:
-    case = CASES[scheme] if scheme in CASES else dict(zip("xy", four_features("x")[2:], strict=True))
+    case: dict[str, Any] = CASES[scheme] if scheme in CASES else dict(zip("xy", four_features("x")[2:], strict=True))
     cells = [Cell(name, **case) for name in ("one", "two")]
     for permutations in (50, 1000):
         options: dict[str, Any] = {
