@@ -70,6 +70,39 @@ def test_ids_tell_features_apart(folder: Path) -> None:
         plan(config(folder, y_ids=folder / "ids.npy", x=folder / "y.npy", out=folder / "other.json"))
 
 
+def test_rows_have_labels_where_the_scheme_asks_for_them(folder: Path) -> None:
+    labels = np.array(list("aabbbccdddddeeeeefgg"))
+    np.save(folder / "labels.npy", labels)
+    options: dict[str, Any] = {"scheme": "strata", "row_labels": folder / "labels.npy"}
+    assert plan(config(folder, **options))["rows"] == "20 pairs"
+    lines = null(config(folder, **options))
+    assert lines[3] == "1 of 20 pairs are alone in their stratum and stayed as they are"
+    x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy")
+    alone = permutation_test(
+        x, y, measures=["svcca", "rsa"], scheme="strata", row_labels=labels, permutations=60, seed=3
+    )
+    assert [each.exceedances for each in load(folder / "result.json")] == [each.exceedances for each in alone]
+    with pytest.raises(InputError, match=r"holds another run \(scheme strata there, stimulus now"):
+        null(config(folder, **{**options, "scheme": "stimulus"}))
+    with pytest.raises(InputError, match="^scheme strata needs row_labels, one per row: a pair, whose features may go"):
+        plan(config(folder, scheme="strata", out=folder / "other.json"))
+    with pytest.raises(InputError, match="^scheme 'bins' is unknown; choose one of uniform, collapse, blocks"):
+        config(folder, scheme="bins")
+
+
+@pytest.mark.parametrize("scheme", ["collapse", "blocks", "representative:picks=3"])
+def test_many_to_one_pairings_are_re_paired_by_feature(folder: Path, scheme: str) -> None:
+    x = np.load(folder / "x.npy")
+    np.save(folder / "x.npy", x[np.arange(20) // 3])
+    with pytest.raises(InputError, match="rows 0 and 1 of x are equal .* or choose scheme collapse"):
+        null(config(folder))
+    assert plan(config(folder, scheme=scheme))["smallest p"] == "0.016"  # 60 of 7! re-pairings
+    lines = null(config(folder, scheme=scheme, measures=("cka",)))
+    assert f"scheme {scheme} exchanged 7 units, made of 20 pairs" in lines
+    lines = null(config(folder, duplicates="accept", measures=("cka",), out=folder / "naive.json"))
+    assert "p is no valid one: 13 of 20 pairs repeat a feature, and were shuffled singly" in lines
+
+
 def test_same_run_again_is_complete(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = null(config(folder))
     monkeypatch.setattr(verb, "permutation_test", None)
