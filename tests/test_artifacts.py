@@ -34,6 +34,7 @@ def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path, caplog: py
         artifacts.read_finished(out, "sae")
     run.finish(loss=0.5)
     with caplog.at_level("INFO"):
+        caplog.clear()  # what another test may have made to be heard above
         assert artifacts.begin(out, "sae", Config(out)).complete
     assert caplog.messages == [f"{out} is complete; nothing is left to do"]
     assert artifacts.read_finished(out, "sae")["facts"] == {"rows": 7, "loss": 0.5}

@@ -144,33 +144,32 @@ def train(
     graph, weights = nnx.split(model)
     optimizer = schedule.optimizer()
     state = TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
-    checkpoints = _checkpoints(run.path / "training")
-    if checkpoints.latest_step() is not None:
-        restored = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
-        state = cast(TrainState, restored)
-    begin = int(state.step)
-    run.rewind_log(begin)
-    step = _compiled_step(graph, optimizer)
-    rate, losses, since = schedule.rate(), [], time.perf_counter()
-    with progress(f"training {run.path.name}", schedule.steps, begin) as advance:
-        for index in range(begin, schedule.steps):
-            batch = batch_at(index)
-            state, loss = step(state, batch)
-            losses.append(loss)
-            done = index + 1
-            if done % LOG_EVERY == 0 or done == schedule.steps:
-                loss = float(jnp.mean(jnp.stack(losses)))
-                seconds, since = time.perf_counter() - since, time.perf_counter()
-                tokens = int(np.prod(batch.input_ids.shape))
-                run.log(step=done, tokens=done * tokens, loss=loss, learning_rate=float(np.asarray(rate(index))),
-                        tokens_per_second=round(len(losses) * tokens / seconds))  # fmt: skip
-                advance(len(losses), f"loss {loss:.3f}")
-                losses = []
-            if done in snapshot_steps:
-                snapshot(done, nnx.merge(graph, state.weights))
-            if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-                checkpoints.save(done, args=ocp.args.StandardSave(state))
-    checkpoints.close()
+    with _checkpoints(run.path / "training") as checkpoints:
+        if checkpoints.latest_step() is not None:
+            restored = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
+            state = cast(TrainState, restored)
+        begin = int(state.step)
+        run.rewind_log(begin)
+        step = _compiled_step(graph, optimizer)
+        rate, losses, since = schedule.rate(), [], time.perf_counter()
+        with progress(f"training {run.path.name}", schedule.steps, begin) as advance:
+            for index in range(begin, schedule.steps):
+                batch = batch_at(index)
+                state, loss = step(state, batch)
+                losses.append(loss)
+                done = index + 1
+                if done % LOG_EVERY == 0 or done == schedule.steps:
+                    loss = float(jnp.mean(jnp.stack(losses)))
+                    seconds, since = time.perf_counter() - since, time.perf_counter()
+                    tokens = int(np.prod(batch.input_ids.shape))
+                    run.log(step=done, tokens=done * tokens, loss=loss, learning_rate=float(np.asarray(rate(index))),
+                            tokens_per_second=round(len(losses) * tokens / seconds))  # fmt: skip
+                    advance(len(losses), f"loss {loss:.3f}")
+                    losses = []
+                if done in snapshot_steps:
+                    snapshot(done, nnx.merge(graph, state.weights))
+                if done % schedule.checkpoint_every == 0 or done == schedule.steps:
+                    checkpoints.save(done, args=ocp.args.StandardSave(state))
     return nnx.merge(graph, state.weights)
 
 
