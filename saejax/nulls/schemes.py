@@ -77,7 +77,7 @@ class Arrangement(NamedTuple):
         rows: number of pairs that it was made of.
         repeats: pairs with a feature that stands in an earlier pair too, accepted all the same.
         fixed: units that have no other to be exchanged with.
-        units: which unit each given pair belongs to, where a unit is neither a row of `pair` nor a block of them.
+        beside: digests of what decides the null beside `pair` and `shuffle`.
         pairing: the matrices of a re-pairing of the units, where each re-pairing has its own.
         pick: random picks of pairs, one of each unit, from the key of a null; where those are what is re-paired.
     """
@@ -87,7 +87,7 @@ class Arrangement(NamedTuple):
     rows: int
     repeats: int = 0
     fixed: int = 0
-    units: Int[np.ndarray, "rows"] | None = None
+    beside: tuple[str, ...] = ()
     pairing: Callable[[Permutation], Pair] | None = None
     pick: Callable[[UInt32[np.ndarray, "2"]], list[Pair]] | None = None
 
@@ -97,13 +97,11 @@ class Arrangement(NamedTuple):
         return self.shuffle.plain and self.pairing is None and self.pick is None
 
     def digests(self) -> dict[str, str]:
-        """Return what identifies the matrices, and re-pairings that are not all of them."""
+        """Return what identifies the matrices, and their re-pairings where those are not all of them."""
         found = {name: artifacts.array_sha256(side.values) for name, side in self.pair.sides}
-        if not self.shuffle.plain:
-            strata = self.shuffle.strata
-            found["shuffle"] = artifacts.fingerprint(
-                [None if strata is None else strata.tolist(), self.shuffle.together]
-            )
+        if not self.plain:
+            strata = [] if self.shuffle.strata is None else self.shuffle.strata.tolist()
+            found["shuffle"] = artifacts.fingerprint([strata, self.shuffle.together, self.beside])
         return found
 
 
@@ -203,7 +201,8 @@ def _blocks(pair: Pair, told: Told) -> Arrangement:
         dealt = np.asarray(perm) if side == "y" else np.argsort(np.asarray(perm))
         return Pair.of(*_in_order(side, singles[dealt[features.of_row]], partners))
 
-    return Arrangement(pair, _shuffle_of(features, pair.n), pair.n, units=features.of_row, pairing=pairing)
+    beside = (artifacts.array_sha256(features.of_row),)
+    return Arrangement(pair, _shuffle_of(features, pair.n), pair.n, beside=beside, pairing=pairing)
 
 
 def _representative(picks: int, pair: Pair, told: Told) -> Arrangement:
@@ -220,7 +219,8 @@ def _representative(picks: int, pair: Pair, told: Told) -> Arrangement:
         return [picked(order) for order in on_host(~key, as_indices(0, picks), pair.n)]
 
     shuffle = _shuffle_of(features, pair.n)
-    return Arrangement(picked(np.arange(pair.n)), shuffle, pair.n, units=features.of_row, pick=pick)
+    beside = tuple(artifacts.array_sha256(each) for each in (features.of_row, rows, partners))
+    return Arrangement(picked(np.arange(pair.n)), shuffle, pair.n, beside=beside, pick=pick)
 
 
 def _repeating(pair: Pair, told: Told) -> tuple[str, Features]:

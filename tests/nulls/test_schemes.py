@@ -212,4 +212,9 @@ def test_what_identifies_an_arrangement_is_all_that_decides_its_null() -> None:
         arranged("stimulus_blocks", x, y, row_labels=[0, 0, 1, 1, 2, 2, 3, 3]),
     ]  # fmt: skip
     assert set(found[0].digests()) == {"x", "y"}
-    assert len({str(each.digests()) for each in found}) == 4
+    twice = RNG.normal(size=(5, 3))[[0, 1, 2, 3, 4, 4, 4, 0]]
+    last = np.concatenate([y[:7], y[7:] + 1])
+    for scheme in ("blocks", "representative"):
+        found += [arranged(scheme, twice, each) for each in (y, last)]
+        found.append(arranged(scheme, twice, y, x_ids=[0, 1, 2, 3, 4, 5, 4, 0]))
+    assert len({str(each.digests()) for each in found}) == 4 + 6
