@@ -20,7 +20,8 @@ from saejax.nulls.results import NullResult
 Label: TypeAlias = Any  # a word or a whole number; keys of a Mapping are invariant, so neither type would do
 ALL = "all"
 DIGESTS = {"x_sha256", "y_sha256", "shuffle_sha256"}
-COLUMNS = {"cell", "error", "draws", *DIGESTS, *(field.name for field in dataclasses.fields(NullResult))}
+CORRECTED = {"p_corrected", "p_floor", "correction"}
+COLUMNS = {"cell", "error", "draws", *DIGESTS, *CORRECTED, *(field.name for field in dataclasses.fields(NullResult))}
 LONGEST_FILE_NAME = 100
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls.cells import Cell
+from saejax.nulls.multiplicity import LEVEL, corrected, correction_line
 from saejax.nulls.results import NullResults, table, to_pandas
 from saejax.nulls.schemes import Arrangement, Told
 from saejax.nulls.selection import check_pairing
@@ -68,12 +69,31 @@ class GridResults(list[dict[str, Any]]):
         self.failures = list(failures)
 
     def __repr__(self) -> str:
-        """Return the table, and a line for each failure."""
-        return "\n".join([*table(self, ("cell", "measure")), *map(failure_line, self.failures)])
+        """Return the table, and lines on what was corrected and what failed."""
+        corrections = {record["correction"] for record in self if "correction" in record}
+        lines = [correction_line(self, each) for each in corrections]
+        return "\n".join([*table(self, ("cell", "measure")), *lines, *map(failure_line, self.failures)])
 
     def __str__(self) -> str:
         """Return the table."""
         return repr(self)
+
+    def corrected(self, correction: str, level: float = LEVEL) -> "GridResults":
+        """Correct p for the number of results, those of all cells and measures together.
+
+        Args:
+            correction: `holm`, for the chance of any false rejection, or `benjamini_hochberg`, for the share of false
+                ones among all.
+            level: what a corrected p is to be held against.
+
+        Returns:
+            The same results with `p_corrected`; `p_floor`, the smallest that one could be if no other were small; and
+            `correction`.
+
+        Raises:
+            InputError: there is one result, or draws are too few for any to reach the level.
+        """
+        return GridResults(corrected(self, correction, level), self.failures)
 
     def to_pandas(self) -> "pandas.DataFrame":
         """Return one row per cell and measure.

@@ -212,7 +212,7 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
         repeat or stayed, and what a scheme made of the pairs.
     """
     cells = [
-        (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "95 % interval of p"),
+        (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "corrected p", "95 % interval of p"),
         *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
     lines = aligned(cells)
@@ -261,7 +261,8 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     form = ".5f" if abs(record["observed"]) < LONGEST else ".5e"
     scores = (number(record[key], form) for key in ("observed", "null_mean", "null_sd"))
     zs = (number(record[key], ".2f") for key in ("z", "exact_z"))
-    return (str(record["n"]), *scores, *zs, number(record["p_value"], ".2g"), interval)
+    ps = (number(record.get(key), ".2g") for key in ("p_value", "p_corrected"))
+    return (str(record["n"]), *scores, *zs, *ps, interval)
 
 
 def _z(record: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import jax.monitoring
 import numpy as np
 import pytest
+import scipy.stats
 from made_cells import IMPLS, NAMES, SIZES, alone, cell, draws_of, run
 
 from saejax.errors import InputError
@@ -38,13 +39,33 @@ def test_each_cell_is_its_permutation_test(impl: Impl, tmp_path: Path) -> None:
 
 
 def test_ties_count_alike_in_a_stack(tmp_path: Path) -> None:
-    """Five and six rows have few pairings, so that scores tie with the observed one all the time."""
-    cells = [cell(n, 0.5) for n in (5, 6)]
+    """Six and seven rows have few pairings, so that scores tie with the observed one now and then."""
+    cells = [cell(n, 0.5) for n in (6, 7)]
     results = run(cells, tmp_path, impl="jax", measures=["svcca", "rsa"], permutations=200)
     counts = [
         result.exceedances for each in cells for result in alone(each, measures=["svcca", "rsa"], permutations=200)
     ]
     assert [record["exceedances"] for record in results] == counts
+
+
+def test_p_is_corrected_over_all_cells_and_measures(tmp_path: Path) -> None:
+    results = run([cell(n) for n in (12, 17)], tmp_path, permutations=300)
+    for correction, method in (("holm", None), ("benjamini_hochberg", "bh")):
+        found = results.corrected(correction)
+        p = np.array([record["p_value"] for record in results])
+        if method:
+            expected = scipy.stats.false_discovery_control(p, method=method)
+        else:
+            expected = [min(1, max((len(p) - np.sum(p < q)) * q for q in p[p <= each])) for each in p]
+        assert [record["p_corrected"] for record in found] == pytest.approx(list(expected))
+        floor = len(p) / 301
+        lines = str(found).splitlines()
+        assert "corrected p" in lines[0]
+        assert lines[-1] == f"p corrected by {correction} over {len(p)} results; one alone could reach {floor:.2g}"
+        assert found.to_pandas()["p_floor"].tolist() == pytest.approx([floor] * len(p))
+    assert "corrected p" not in str(results)
+    with pytest.raises(InputError, match=f"permutations 300 cannot reach level 0.001 over {len(results)} results"):
+        results.corrected("holm", 0.001)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
