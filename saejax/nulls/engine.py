@@ -8,10 +8,11 @@ on who draws what: several processes of one job share the range of re-pairings, 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -19,8 +20,8 @@ from saejax import artifacts, mesh
 from saejax.nulls import permutations as drawing
 from saejax.nulls.draws import Draws
 from saejax.nulls.identity import Ids
-from saejax.nulls.inference import Design, judge
-from saejax.nulls.numbers import check_numbers, whole
+from saejax.nulls.inference import Design, count_exceedances, judge
+from saejax.nulls.numbers import check_numbers, check_stop, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.representatives import Representatives
 from saejax.nulls.results import Method, NullResults
@@ -33,6 +34,7 @@ from saejax.similarity import Measure
 from saejax.similarity.moments import Moments
 
 MEMORY_GIB = 2.0
+LONGEST_ROUND = 16  # of a sequential test, in batches
 KIND = "null draws"
 
 
@@ -46,8 +48,8 @@ class DrawsIdentity:
     """Bits of ranks, where given."""
     scheme: str
     """Which re-pairings are equally likely."""
-    method: Method
-    """Whether re-pairings are drawn at random or listed."""
+    listed: bool
+    """Whether all re-pairings are scored, by their place in the list, and not drawn at random."""
     seed: int
     """Seed of the re-pairings."""
 
@@ -65,6 +67,7 @@ def permutation_test(
     y_ids: Ids | None = None,
     row_labels: Ids | None = None,
     duplicates: Duplicates = "refuse",
+    stop_after: int | None = None,
     batch: int | None = None,
     impl: Impl | None = None,
     memory_gib: float = MEMORY_GIB,
@@ -92,6 +95,9 @@ def permutation_test(
         row_labels: one per row, where the scheme needs them: the stratum of a pair, the document of a stimulus.
         duplicates: `accept` re-pairs features in several pairs as if each pair had its own, which reproduces published
             numbers; the result says so, and its p is no valid one.
+        stop_after: sequential test: a measure's result is of the re-pairings up to the one that is the so manieth at
+            least as similar as the observed pairing, and p is their number over the number of re-pairings (Besag and
+            Clifford). 10 or 20 make p of unremarkable pairings cheap. What is drawn ahead to fill batches is left out.
         batch: re-pairings scored together; as many as memory holds when absent.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent. Neither this nor `batch` changes
             a count; draws may move within the measure's tolerance.
@@ -110,26 +116,62 @@ def permutation_test(
     chosen = find_measures(measures, rank_bits)
     permutations, first, seed = whole("permutations", permutations), whole("first", first), whole("seed", seed)
     batch = None if batch is None else whole("batch", batch)
+    stop_after = None if stop_after is None else whole("stop_after", stop_after)
     check_numbers(permutations, first, batch, memory_gib, impl)
+    check_stop(stop_after, permutations)
     key = drawing.key_of(seed)
     arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
-    design, count = design_of(arrangement, scheme, permutations, seed, first)
+    design, count = design_of(arrangement, scheme, permutations, seed, first, stop_after)
     memory, listed = int(memory_gib * 2**30), design.method == "enumerated"
     null = prepare_null(arrangement, chosen, key, impl or default_impl(), memory, listed=listed)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, design.method, seed), arrangement)
+        open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, listed, seed), arrangement)
     expected = expectations(chosen, arrangement)
     del arrangement  # with its decompositions: what the null keeps of it is within the budget
-    draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(first, first + count), checkpoint)
-    total, missing = draws.stop - draws.first, sum(stop - start for start, stop in draws.missing())
-    with progress(f"null of {', '.join(measures)}", total=total, done=total - missing) as advance:
-        fill(Stack.of([null]), [draws], batch_size(null, count, batch), advance)
-    return judged(null, expected, mesh.gather(draws.cores), mesh.gather(draws.rescored), design)
+    ranges = _rounds(first, first + count, batch_size(null, count, batch) * jax.process_count(), design.stop_after)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    with progress(f"null of {', '.join(measures)}", total=count // jax.process_count()) as advance:
+        for start, stop in ranges:
+            draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(start, stop), checkpoint)
+            advance(len(draws) - sum(end - begin for begin, end in draws.missing()))
+            fill(Stack.of([null]), [draws], batch_size(null, count, batch), advance)
+            parts.append((mesh.gather(draws.cores), mesh.gather(draws.rescored)))
+            if design.stop_after is not None and _all_reached(null, [cores for cores, _ in parts], design.stop_after):
+                break
+    cores, rescored = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    return judged(null, expected, cores, rescored, design)
+
+
+def _rounds(first: int, stop: int, size: int, stop_after: int | None) -> Iterator[tuple[int, int]]:
+    """Yield ranges of re-pairings between which a sequential test may stop; the whole where it may not.
+
+    Args:
+        first: number of the first re-pairing.
+        stop: number behind the last one.
+        size: re-pairings of the first range; the next are twice as long, up to `LONGEST_ROUND` times.
+        stop_after: exceedances at which it stops; None where it does not.
+    """
+    longest, size = LONGEST_ROUND * size, size if stop_after is not None else stop - first
+    while first < stop:
+        yield first, min(first + size, stop)
+        first, size = first + size, min(2 * size, longest)
+
+
+def _all_reached(null: AnyNull, parts: Sequence[np.ndarray], stop_after: int) -> bool:
+    return all(
+        sum(count_exceedances(part[place], observed) for part in parts) >= stop_after
+        for place, observed in enumerate(null.observed)
+    )
 
 
 def design_of(
-    arrangement: Arrangement, scheme: str, permutations: int, seed: int, first: int = 0
+    arrangement: Arrangement,
+    scheme: str,
+    permutations: int,
+    seed: int,
+    first: int = 0,
+    stop_after: int | None = None,
 ) -> tuple[Design, int]:
     """Say what is re-paired, whether all re-pairings are scored or some are drawn, and how many.
 
@@ -139,14 +181,16 @@ def design_of(
         permutations: re-pairings asked for.
         seed: seed of the re-pairings.
         first: number of the first of them.
+        stop_after: exceedances at which a sequential test stops; it has no meaning where all re-pairings are scored.
     """
-    every, method, count = arrangement.shuffle.count, "sampled", permutations
+    every, count = arrangement.shuffle.count, permutations
+    method: Method = "sampled" if stop_after is None else "sequential"
     if first == 0 and every is not None and every <= permutations:
-        method, count = "enumerated", every
+        method, count, stop_after = "enumerated", every, None
     return Design(
         n=arrangement.pair.n, units=arrangement.shuffle.units, rows=arrangement.rows,
         scheme=scheme, method=method, seed=seed, first=first,
-        repeats=arrangement.repeats, fixed=arrangement.fixed,
+        repeats=arrangement.repeats, fixed=arrangement.fixed, stop_after=stop_after,
     ), count  # fmt: skip
 
 

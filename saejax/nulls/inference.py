@@ -7,6 +7,11 @@ re-pairings is said by its Clopper-Pearson interval (Clopper and Pearson, 1934).
 were scored, the observed one among them, p = b / N, without an interval.
 
 p is one-sided, toward more similar. Two-sided it is twice the smaller of both sides' p, at most 1.
+
+A sequential test stops at the re-pairing that is the h-th to score at least as much. With l re-pairings until then,
+p = h / l, which is a valid p too, and its interval that of a negative binomial law; if all m are used up before,
+p = (b + 1) / (m + 1) as ever (Besag and Clifford, "Sequential Monte Carlo p-values", 1991). Since l is found by the
+order of the re-pairings, it does not depend on how they were batched.
 """
 
 import dataclasses
@@ -63,9 +68,39 @@ def clopper_pearson(exceedances: int, permutations: int) -> tuple[float, float]:
     return low, high
 
 
+def negative_binomial(exceedances: int, permutations: int) -> tuple[float, float]:
+    """Return the 95 % interval of a proportion whose h-th success came at trial l.
+
+    Args:
+        exceedances: successes, h.
+        permutations: trials, l, the last of which was a success.
+
+    Returns:
+        The 2.5 % quantile of Beta(h, l - h + 1), and the 97.5 % quantile of Beta(h, l - h), or 1 when h = l.
+    """
+    h, trials, alpha = exceedances, permutations, 1 - CONFIDENCE
+    low = float(betaincinv(h, trials - h + 1, alpha / 2))
+    return low, 1.0 if h == trials else float(betaincinv(h, trials - h, 1 - alpha / 2))
+
+
+def stopping_place(reached: Bool[np.ndarray, "perm"], stop_after: int | None) -> int:
+    """Return how many draws a test looks at: all, or those up to the one that stops it.
+
+    Args:
+        reached: which draws are at least as similar as the observed pairing.
+        stop_after: exceedances at which it stops; never when None.
+    """
+    places = np.flatnonzero(reached)
+    return len(reached) if stop_after is None or len(places) < stop_after else int(places[stop_after - 1]) + 1
+
+
 def count_exceedances(cores: Float[np.ndarray, "perm"], observed: float) -> int:
     """Count the draws that are at least as similar as the observed pairing, ties included."""
-    return int(np.sum(cores - observed >= -TIE))
+    return int(np.sum(_reached(cores, observed)))
+
+
+def _reached(cores: Float[np.ndarray, "perm"], observed: float) -> Bool[np.ndarray, "perm"]:
+    return cores - observed >= -TIE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +116,7 @@ class Design:
     first: int
     repeats: int
     fixed: int
+    stop_after: int | None
 
 
 def judge(
@@ -110,6 +146,8 @@ def judge(
     Returns:
         The result, in scores.
     """
+    kept = stopping_place(_reached(cores, observed), design.stop_after)
+    cores, rescored = cores[:kept], rescored[:kept]
     score, draws = float(measure.scores(own, np.array(observed))), measure.scores(own, cores)
     low, high = (measure.scores(own, cores + side * measure.tolerance) for side in (-1, 1))
     rounding = SPACINGS * np.spacing(np.abs(draws).max())
@@ -161,7 +199,7 @@ def merge(results: Sequence[NullResult]) -> NullResult:
     same = (
         "measure", "n", "units", "rows", "observed", "scheme", "tail", "method", "seed", "repeats", "fixed",
         "score_error", "exact_mean", "exact_sd", "exact_z", "predicted_mean", "picks", "pick_sd", "pick_low",
-        "pick_high",
+        "pick_high", "stop_after",
     )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:
@@ -175,14 +213,38 @@ def merge(results: Sequence[NullResult]) -> NullResult:
                 f"results hold re-pairings {left.first} to {left.first + left.permutations - 1} and {right.first} to "
                 f"{right.first + right.permutations - 1}; give adjacent ranges"
             )
+    for result in ordered[:-1]:
+        if _stopped(result.exceedances, result.method, result.stop_after):
+            raise InputError(
+                f"results after re-pairing {result.first + result.permutations - 1} are not part of the test, which "
+                "stopped there; leave them out"
+            )
     start, squares = ordered[0], np.array([result.resolution**2 for result in ordered])
+    draws = np.concatenate([result.draws for result in ordered])
+    counts = [sum(getattr(result, name) for result in ordered) for name in ("exceedances", "shortfalls")]
+    if start.stop_after is not None and counts[0] > start.stop_after:
+        sides = _sides(draws, start.observed, start.tail)
+        draws = draws[: stopping_place(sides[0], start.stop_after)]
+        counts = [int(side[: len(draws)].sum()) for side in sides]
     return _result(
-        draws=np.concatenate([result.draws for result in ordered]),
-        exceedances=sum(result.exceedances for result in ordered),
-        shortfalls=sum(result.shortfalls for result in ordered), first=start.first,
+        draws=draws, exceedances=counts[0], shortfalls=counts[1], first=start.first,
         resolution=math.sqrt(np.average(squares, weights=[result.permutations for result in ordered])),
         rescored=sum(result.rescored for result in ordered), **{name: getattr(start, name) for name in same},
     )  # fmt: skip
+
+
+def _sides(
+    draws: Float[np.ndarray, "perm"], observed: float, tail: str
+) -> tuple[Bool[np.ndarray, "perm"], Bool[np.ndarray, "perm"]]:
+    """Return which scores are at least and at most as similar as the observed one, ties being both."""
+    more = draws - observed if tail == "upper" else observed - draws
+    rounding = SPACINGS * np.spacing(max(np.abs(draws).max(), abs(observed), 1.0))
+    return more >= -rounding, more <= rounding
+
+
+def _stopped(exceedances: int, method: Method, stop_after: int | None) -> bool:
+    """Tell whether a test stopped before its draws were used up, or with the last of them."""
+    return method == "sequential" and exceedances == stop_after
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -199,9 +261,13 @@ def _result(
     m, mean, every = len(draws), float(draws.mean()), method == "enumerated"
     sd = float(draws.std(ddof=0 if every else 1)) if m > 1 else None
     z = (given["observed"] - mean) / sd if sd is not None and sd > given["resolution"] else None
-    p, other = (_p(count, m, method) for count in (exceedances, shortfalls))
-    low, high = (p, p) if every else clopper_pearson(exceedances, m)
+    if _stopped(exceedances, method, given["stop_after"]):
+        p, two_sided, (low, high) = exceedances / m, None, negative_binomial(exceedances, m)
+    else:
+        p, other = (_p(count, m, method) for count in (exceedances, shortfalls))
+        two_sided = min(1.0, 2 * min(p, other)) if method != "sequential" else None
+        low, high = (p, p) if every else clopper_pearson(exceedances, m)
     return NullResult(
         draws=draws, exceedances=exceedances, shortfalls=shortfalls, method=method, permutations=m, null_mean=mean,
-        null_sd=sd, z=z, p_value=p, p_two_sided=min(1.0, 2 * min(p, other)), p_low=low, p_high=high, **given,
+        null_sd=sd, z=z, p_value=p, p_two_sided=two_sided, p_low=low, p_high=high, **given,
     )  # fmt: skip

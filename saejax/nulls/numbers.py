@@ -41,3 +41,13 @@ def check_numbers(permutations: int, first: int, batch: int | None, memory_gib: 
         raise InputError(f"memory_gib {memory_gib} must be above 0")
     if impl not in (None, *get_args(Impl)):
         raise InputError(f"impl {impl!r} is unknown; choose one of {', '.join(get_args(Impl))}")
+
+
+def check_stop(stop_after: int | None, permutations: int) -> None:
+    """Refuse a sequential test that would stop at once, or never.
+
+    Raises:
+        InputError: the offender, its value and the remedy.
+    """
+    if stop_after is not None and not 2 <= stop_after <= permutations:
+        raise InputError(f"stop_after {stop_after} must be at least 2 and at most permutations, {permutations}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
-Method = Literal["sampled", "enumerated"]
+Method = Literal["sampled", "enumerated", "sequential"]
 
 LONGEST = 1e6  # score that a table writes out
 
@@ -36,10 +36,11 @@ class NullResult:
         z: (observed - null_mean) / null_sd; None where the measure is constant under this scheme: where the SD is
             within `resolution`. It grows with n, so z at different n cannot be compared.
         p_value: one-sided toward more similar: (exceedances + 1) / (permutations + 1), or, where all re-pairings were
-            scored, exceedances / permutations.
-        p_two_sided: the same for more or less similar than chance: twice the smaller of both sides' p, at most 1.
-        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`, 0 when there are none; p
-            itself where all re-pairings were scored.
+            scored, or a sequential test stopped, exceedances / permutations.
+        p_two_sided: the same for more or less similar than chance: twice the smaller of both sides' p, at most 1; None
+            for a sequential test, which looks at one side.
+        p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`, 0 when there are none; the
+            negative binomial one where a sequential test stopped; p itself where all re-pairings were scored.
         p_high: the upper bound.
         permutations: number of re-pairings scored, m.
         exceedances: how many were at least as similar as the observed pairing, ties counted, b.
@@ -47,12 +48,14 @@ class NullResult:
         scheme: which re-pairings were equally likely.
         tail: `upper` when larger scores are more similar, else `lower`.
         method: `sampled`: re-pairings were drawn at random, with repetition. `enumerated`: all that the scheme allows
-            were scored, the observed pairing among them.
+            were scored, the observed pairing among them. `sequential`: as sampled, up to the re-pairing at which
+            `exceedances` came to `stop_after`, if they did.
         seed: seed of the re-pairings.
         first: number of the first re-pairing.
         repeats: pairs with a feature that stands in an earlier pair too, re-paired all the same because
             `duplicates="accept"` was given. p is then no valid one.
         fixed: units that had no other to be exchanged with, and stayed.
+        stop_after: exceedances at which a sequential test stops; None for others.
         resolution: how far draws may be from their float64 scores by the measure's tolerance, as a root mean square;
             fifty times as far where a core is only known as an interval.
         score_error: bound on how far any score is from the definition's (16-bit ranks); 0 where there is none.
@@ -78,7 +81,7 @@ class NullResult:
     null_sd: float | None
     z: float | None
     p_value: float
-    p_two_sided: float
+    p_two_sided: float | None
     p_low: float
     p_high: float
     permutations: int
@@ -91,6 +94,7 @@ class NullResult:
     first: int
     repeats: int
     fixed: int
+    stop_after: int | None
     resolution: float
     score_error: float
     rescored: int

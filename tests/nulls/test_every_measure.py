@@ -113,6 +113,17 @@ def test_devices_and_processes_draw_within_strata_as_the_host_does(tmp_path: Pat
     assert_as_expected(told["results"], expected)
 
 
+def test_two_processes_stop_where_one_does(tmp_path: Path) -> None:
+    chosen = options(measures=["rsa", "cka"], permutations=400, stop_after=3, batch=4)
+    expected = permutation_test(*matrices(), **chosen)
+    assert all(result.exceedances == 3 and result.permutations < 400 for result in expected)
+    for process in start_two(tmp_path, chosen):
+        said = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, said
+    for out in ("1.json", "2.json"):
+        assert_as_expected(json.loads((tmp_path / out).read_text())["results"], expected)
+
+
 def start_two(folder: Path, chosen: dict[str, Any], **environment: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

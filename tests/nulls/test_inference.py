@@ -26,7 +26,7 @@ def judged(measure: Measure, observed: float, cores: np.ndarray) -> NullResult:
 
 def design(**fields: Any) -> Design:
     plain = {"n": 10, "units": 10, "rows": 10, "scheme": "uniform", "method": "sampled", "seed": 0, "first": 0}
-    return Design(**{**plain, "repeats": 0, "fixed": 0, **fields})
+    return Design(**{**plain, "repeats": 0, "fixed": 0, "stop_after": None, **fields})
 
 
 def test_p_counts_the_observed_pairing_among_the_draws() -> None:
@@ -76,7 +76,7 @@ def test_record_holds_exactly_what_scripts_rely_on() -> None:
     assert list(record) == [
         "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "p_value", "p_two_sided",
         "p_low", "p_high", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method", "seed", "first",
-        "repeats", "fixed", "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z",
+        "repeats", "fixed", "stop_after", "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z",
         "predicted_mean", "picks", "pick_sd", "pick_low", "pick_high",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
