@@ -41,8 +41,7 @@ class NullConfig:
     y: Path
     """Matrix with as many rows as x."""
     scheme: str
-    """Which re-pairings are equally likely: uniform (one-to-one pairings), collapse (many-to-one), strata, stimulus or
-    stimulus_blocks."""
+    """Who may be re-paired: uniform (one-to-one); collapse, blocks, representative (many-to-one); strata; stimulus."""
     out: Path
     """Result file, .json; the null draws (.npz) and a manifest (.manifest.json) go beside it."""
     x_name: str | None = None
