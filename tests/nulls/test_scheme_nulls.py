@@ -255,7 +255,7 @@ def test_draws_of_another_arrangement_are_not_taken_for_these(tmp_path: Path) ->
     permutation_test(X, Y, row_labels=STRATA, **options, checkpoint=tmp_path)
     with pytest.raises(InputError, match=r"holds another run \(inputs\.shuffle .* there, .* now\)"):
         permutation_test(X, Y, row_labels=STRATA[::-1], **options, checkpoint=tmp_path)
-    with pytest.raises(InputError, match="method sampled there, enumerated now"):
+    with pytest.raises(InputError, match="listed False there, True now"):
         permutation_test(X, Y, row_labels=STRATA, **{**options, "permutations": 500}, checkpoint=tmp_path)
 
 
