@@ -129,13 +129,14 @@ def permutation_test(
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, listed, seed), arrangement)
     expected = expectations(chosen, arrangement)
     del arrangement  # with its decompositions: what the null keeps of it is within the budget
-    ranges = _rounds(first, first + count, batch_size(null, count, batch) * jax.process_count(), design.stop_after)
+    batch = batch_size(null, count, batch)
+    ranges = _rounds(first, first + count, batch * jax.process_count(), design.stop_after)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     with progress(f"null of {', '.join(measures)}", total=count // jax.process_count()) as advance:
         for start, stop in ranges:
             draws = Draws(tuple(measure.name for measure in chosen), *mesh.share(start, stop), checkpoint)
             advance(len(draws) - sum(end - begin for begin, end in draws.missing()))
-            fill(Stack.of([null]), [draws], batch_size(null, count, batch), advance)
+            fill(Stack.of([null]), [draws], batch, advance)
             parts.append((mesh.gather(draws.cores), mesh.gather(draws.rescored)))
             if design.stop_after is not None and _all_reached(null, [cores for cores, _ in parts], design.stop_after):
                 break

@@ -10,20 +10,17 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from saejax.errors import InputError
 from saejax.nulls.identity import Ids
 from saejax.nulls.inference import exact_z
-from saejax.nulls.results import aligned, number, to_pandas
+from saejax.nulls.results import Results, aligned, number
 from saejax.nulls.schemes import Duplicates, Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity.pearson_three import pearson_three_p
-
-if TYPE_CHECKING:
-    import pandas
 
 SMALLEST = sys.float_info.min  # stands for 1 / n! where that is smaller
 
@@ -58,25 +55,17 @@ class ExactResult:
     method: str
 
 
-class ExactResults(list[ExactResult]):
+class ExactResults(Results[ExactResult]):
     """Results in the order of the measures; prints as a table."""
 
-    def __repr__(self) -> str:
-        """Return the table."""
+    def records(self) -> list[dict[str, Any]]:
+        """Return all fields of every result."""
+        return [dataclasses.asdict(result) for result in self]
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table."""
         head = ("measure", "n", "observed", "exact mean", "exact SD", "skewness", "z", "p (Pearson III)")
-        return "\n".join(aligned([head, *map(_cells, self)]))
-
-    def __str__(self) -> str:
-        """Return the table."""
-        return repr(self)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return one row per measure.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
-        return to_pandas([dataclasses.asdict(result) for result in self])
+        return aligned([head, *map(_cells, self)])
 
 
 def _cells(result: ExactResult) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,12 +26,9 @@ from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls.cells import Cell
 from saejax.nulls.multiplicity import LEVEL, corrected, correction_line
-from saejax.nulls.results import NullResults, table, to_pandas
+from saejax.nulls.results import NullResults, Results, table
 from saejax.nulls.schemes import Arrangement, Told
 from saejax.nulls.selection import check_pairing
-
-if TYPE_CHECKING:
-    import pandas
 
 KIND = "null grid"
 RESULTS, FAILURES, DRAWS, PARTIAL = "results", "failures", "draws", "partial"
@@ -55,7 +52,7 @@ class GridIdentity:
     """Seed of the re-pairings."""
 
 
-class GridResults(list[dict[str, Any]]):
+class GridResults(Results[dict[str, Any]]):
     """One record per cell and measure: the cell's name and labels, and the fields of `NullResult`; prints as a table.
 
     Attributes:
@@ -68,15 +65,15 @@ class GridResults(list[dict[str, Any]]):
         super().__init__(records)
         self.failures = list(failures)
 
-    def __repr__(self) -> str:
-        """Return the table, and lines on what was corrected and what failed."""
+    def records(self) -> list[dict[str, Any]]:
+        """Return the records."""
+        return list(self)
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table, and what was corrected and what failed."""
         corrections = {record["correction"] for record in self if "correction" in record}
         lines = [correction_line(self, each) for each in corrections]
-        return "\n".join([*table(self, ("cell", "measure")), *lines, *map(failure_line, self.failures)])
-
-    def __str__(self) -> str:
-        """Return the table."""
-        return repr(self)
+        return [*table(self, ("cell", "measure")), *lines, *map(failure_line, self.failures)]
 
     def corrected(self, correction: str, level: float = LEVEL) -> "GridResults":
         """Correct p for the number of results, those of all cells and measures together.
@@ -94,14 +91,6 @@ class GridResults(list[dict[str, Any]]):
             InputError: there is one result, or draws are too few for any to reach the level.
         """
         return GridResults(corrected(self, correction, level), self.failures)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return one row per cell and measure.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
-        return to_pandas(self)
 
 
 def arranged(cell: Cell, identity: GridIdentity) -> Arrangement:

@@ -11,7 +11,7 @@ nothing: seconds a draw for thousands of features.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,14 +21,11 @@ from saejax.nulls import permutations as drawing
 from saejax.nulls.inference import clopper_pearson
 from saejax.nulls.numbers import whole
 from saejax.nulls.recomputed import TIE, score_anew, signed
-from saejax.nulls.results import aligned, number, to_pandas
+from saejax.nulls.results import Results, aligned, number
 from saejax.nulls.selection import find_measures
 from saejax.progress import progress
 from saejax.rng import named_seed
 from saejax.similarity import Measure, Pair
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +69,17 @@ class RandomSetResult:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "scores"}
 
 
-class RandomSetResults(list[RandomSetResult]):
+class RandomSetResults(Results[RandomSetResult]):
     """Results in the order of the measures; prints as a table."""
 
-    def __repr__(self) -> str:
-        """Return the table."""
+    def records(self) -> list[dict[str, Any]]:
+        """Return everything but the scores."""
+        return [result.record() for result in self]
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table."""
         head = ("measure", "n", "observed", "mean of sets", "SD of sets", "share at least", "95 % interval")
-        return "\n".join(aligned([head, *map(_cells, self)]))
-
-    def __str__(self) -> str:
-        """Return the table."""
-        return repr(self)
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return one row per measure, all fields but the scores.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
-        return to_pandas([result.record() for result in self])
+        return aligned([head, *map(_cells, self)])
 
 
 def random_set_test(

@@ -1,10 +1,11 @@
 """What a permutation test returns: one result per measure, to read, print, tabulate, plot and save."""
 
+import abc
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects
 
+T = TypeVar("T")
 Method = Literal["sampled", "enumerated", "sequential"]
 
 LONGEST = 1e6  # score that a table writes out
@@ -113,24 +115,40 @@ class NullResult:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "draws"}
 
 
-class NullResults(list[NullResult]):
-    """Results in the order of the measures; prints as a table."""
+class Results(list[T], abc.ABC):
+    """Results that print as a table and become a data frame."""
+
+    @abc.abstractmethod
+    def records(self) -> list[dict[str, Any]]:
+        """Return the plain values of every result."""
+
+    @abc.abstractmethod
+    def lines(self) -> list[str]:
+        """Return the lines of the table."""
 
     def __repr__(self) -> str:
         """Return the table."""
-        return "\n".join(table([result.record() for result in self]))
-
-    def __str__(self) -> str:
-        """Return the table."""
-        return repr(self)
+        return "\n".join(self.lines())
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return one row per measure, all fields but the draws.
+        """Return one row per result, all that is plain of it.
 
         Raises:
             InputError: pandas is not installed.
         """
-        return to_pandas([result.record() for result in self])
+        return to_pandas(self.records())
+
+
+class NullResults(Results[NullResult]):
+    """Results in the order of the measures; prints as a table."""
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return everything but the draws."""
+        return [result.record() for result in self]
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table."""
+        return table(self.records())
 
     def plot(self) -> "plotly.graph_objects.Figure":
         """Return a figure with one histogram per measure: its null, and the observed score as a line."""
