@@ -37,10 +37,11 @@ import scipy.stats
 import tyro
 
 from saejax.nulls import permutation_test
+from saejax.nulls.budget import Budget, Impl
 from saejax.nulls.draws import Draws
 from saejax.nulls.engine import batch_size
 from saejax.nulls.permutations import as_indices, key_of, on_host
-from saejax.nulls.scoring import Impl, Null
+from saejax.nulls.scoring import Null
 from saejax.nulls.shuffles import Shuffle
 from saejax.nulls.stacks import Stack, fill
 from saejax.similarity import Pair, find_measure
@@ -150,7 +151,7 @@ def prepared(
     started = time.perf_counter()
     memory = int(config.memory_gib * 2**30)
     measures, key = [find_measure(name) for name in names], key_of(config.seed)
-    null = Null.prepare(Pair.of(x, y), Shuffle(len(x)), measures, key, impl, memory)
+    null = Null.prepare(Pair.of(x, y), Shuffle(len(x)), measures, key, Budget(impl, memory))
     batch = batch_size(null, 256)
     null.score_range(0, batch)
     return null, batch, time.perf_counter() - started

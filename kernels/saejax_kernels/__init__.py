@@ -7,6 +7,7 @@ import.
 from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.listed_entries import listed_entries
+from saejax_kernels.mid_ranks import mid_ranks
 from saejax_kernels.neighbour_matches import neighbour_matches
 from saejax_kernels.nuclear_bounds import nuclear_bounds
 from saejax_kernels.nuclear_norms import nuclear_norms
@@ -17,6 +18,7 @@ from saejax_kernels.weighted_squares import weighted_squares
 __all__ = [
     "draw_permutations",
     "listed_entries",
+    "mid_ranks",
     "neighbour_matches",
     "nuclear_bounds",
     "nuclear_norms",

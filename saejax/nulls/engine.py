@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from saejax import artifacts, mesh
 from saejax.nulls import permutations as drawing
+from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.draws import Draws
 from saejax.nulls.identity import Ids
 from saejax.nulls.inference import Design, count_exceedances, judge
@@ -26,7 +27,6 @@ from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.representatives import Representatives
 from saejax.nulls.results import Method, NullResults
 from saejax.nulls.schemes import Arrangement, Duplicates, Told
-from saejax.nulls.scoring import Impl, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
@@ -101,7 +101,7 @@ def permutation_test(
         batch: re-pairings scored together; as many as memory holds when absent.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent. Neither this nor `batch` changes
             a count; draws may move within the measure's tolerance.
-        memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
+        memory_gib: memory for all that is made of the matrices, in GiB: while they are prepared, and with a batch.
         rank_bits: bits of the ranks that Spearman measures keep: 32, exact, 8 n^2 bytes; 16, quantised, with the
             largest error of a score in the result; by default 32 up to n = 4,096 and 16 above.
         checkpoint: folder for draws as they are made, and their count, mean, SD and exceedances so far
@@ -120,10 +120,11 @@ def permutation_test(
     check_numbers(permutations, first, batch, memory_gib, impl)
     check_stop(stop_after, permutations)
     key = drawing.key_of(seed)
-    arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates))
+    budget = Budget(impl or default_impl(), int(memory_gib * 2**30))
+    arrangement = check_pairing(x, y, chosen, scheme, Told(x_ids, y_ids, row_labels, duplicates), budget)
     design, count = design_of(arrangement, scheme, permutations, seed, first, stop_after)
-    memory, listed = int(memory_gib * 2**30), design.method == "enumerated"
-    null = prepare_null(arrangement, chosen, key, impl or default_impl(), memory, listed=listed)
+    listed = design.method == "enumerated"
+    null = prepare_null(arrangement, chosen, key, budget, listed=listed)
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
         open_checkpoint(checkpoint, DrawsIdentity(tuple(measures), rank_bits, scheme, listed, seed), arrangement)

@@ -21,6 +21,7 @@ from jaxtyping import UInt32
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
 from saejax.nulls.buckets import LADDER, common_lengths
+from saejax.nulls.budget import Budget, Impl, batch_bytes, default_impl
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
 from saejax.nulls.engine import (
@@ -36,7 +37,7 @@ from saejax.nulls.inference import Design
 from saejax.nulls.numbers import check_numbers, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
-from saejax.nulls.scoring import Impl, Null, batch_bytes, default_impl
+from saejax.nulls.scoring import Null
 from saejax.nulls.selection import find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
@@ -45,6 +46,7 @@ from saejax.similarity import Measure
 LOG = logging.getLogger(__name__)
 STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
 LARGEST_STACK = 16
+SHARES = 4  # of the budget: one for nulls that wait, one for a batch of them, and two for stacking their states
 
 # What may be wrong with one cell, or too large in it, while others can be scored; numpy's LinAlgError is a ValueError.
 OF_ONE_CELL = (InputError, ArithmeticError, ValueError, MemoryError, jax.errors.JaxRuntimeError)
@@ -77,7 +79,7 @@ def grid_test(
         duplicates: as in `permutation_test`.
         batch: re-pairings of a cell that are scored together.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent.
-        memory_gib: memory for what is kept of the matrices and for a batch, in GiB.
+        memory_gib: memory for all that is made of the matrices, in GiB: while they are prepared, and with a batch.
         rank_bits: bits of the ranks that Spearman measures keep.
 
     Returns:
@@ -101,7 +103,7 @@ def grid_test(
     folder = GridFolder(out, identity)
     with progress("null grid", total=None if total is None else total * len(names)) as advance:
         work = _Work(
-            folder, identity, chosen, key, batch, impl or default_impl(), int(memory_gib * 2**30), advance,
+            folder, identity, chosen, key, batch, Budget(impl or default_impl(), int(memory_gib * 2**30)), advance,
         )  # fmt: skip
         order = work.score(cells)
     results = folder.finish(order)
@@ -131,8 +133,7 @@ class _Work:
     measures: list[Measure]
     key: UInt32[np.ndarray, "2"]
     batch: int | None
-    impl: Impl
-    memory: int
+    budget: Budget
     advance: Callable[..., None]
     waiting: dict[Any, list[_Item]] = dataclasses.field(default_factory=dict)
 
@@ -151,38 +152,47 @@ class _Work:
         return order
 
     def _take(self, cell: Cell, names: Sequence[str]) -> None:
-        """Score a cell by the measures that can, or report what is wrong with it."""
-        try:
-            arrangement, fitting = arranged(cell, self.identity), []
-        except (*OF_ONE_CELL, OSError, TypeError) as error:
-            self._fail(cell, None, error, len(names))
-            return
-        for measure in self.measures:
-            try:
-                if measure.name in names:
-                    measure.check(arrangement.pair)
-                    fitting.append(measure)
-            except OF_ONE_CELL as error:
-                self._fail(cell, measure.name, error)
-        if fitting:
-            self._score(cell, arrangement, fitting)
-
-    def _score(self, cell: Cell, arrangement: Arrangement, measures: Sequence[Measure]) -> None:
-        """Prepare a cell, and score it as soon as that pays."""
-        try:
-            item = self._prepared(cell, arrangement, measures)
-        except OF_ONE_CELL as error:
-            self._score_apart(cell, measures, error)
+        """Score a cell by the measures that can, as soon as that pays, and report what is wrong with it."""
+        item = self._ready(cell, names)
+        if item is None:
             return
         null = item.null
-        if self.impl == "host" or not isinstance(null, Null) or not _stackable(null):
+        if self.budget.impl == "host" or not isinstance(null, Null) or not _stackable(null):
             self._score_items([item], batch_size(null, len(item.draws), self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(null.fast))
         alike = self.waiting.setdefault((null.plan, shapes, tuple(item.draws.missing())), [])
         alike.append(item)
-        if len(alike) == self._stack_size(null) or self._waiting_bytes() > self.memory / 2:
+        if len(alike) == self._stack_size(null) or self._waiting_bytes() > self.budget.memory // SHARES:
             self._score_waiting()
+
+    def _ready(self, cell: Cell, names: Sequence[str]) -> _Item | None:
+        """Prepare a cell for the measures that can score it; None where none can, or where they were taken apart."""
+        try:
+            arrangement = arranged(cell, self.identity)
+        except (*OF_ONE_CELL, OSError, TypeError) as error:
+            self._fail(cell, None, error, len(names))
+            return None
+        asked, fitting = [measure for measure in self.measures if measure.name in names], []
+        try:
+            self.budget.require_room(arrangement, asked)
+        except InputError as error:
+            self._score_apart(cell, asked, error)
+            return None
+        needed = self.budget.preparing_bytes(arrangement, asked)
+        while self.waiting and self._waiting_bytes() + needed > self.budget.memory:
+            self._score_waiting()
+        for measure in asked:
+            try:
+                measure.check(arrangement.pair)
+                fitting.append(measure)
+            except OF_ONE_CELL as error:
+                self._fail(cell, measure.name, error)
+        try:
+            return self._prepared(cell, arrangement, fitting) if fitting else None
+        except OF_ONE_CELL as error:
+            self._score_apart(cell, fitting, error)
+            return None
 
     def _score_apart(self, cell: Cell, measures: Sequence[Measure], error: Exception) -> None:
         """Score measures that failed together one by one, so that only those fail that must."""
@@ -207,8 +217,8 @@ class _Work:
         identity, digest = self.identity, arrangement.digests()
         design, count = design_of(arrangement, identity.scheme, identity.permutations, identity.seed)
         null = prepare_null(
-            arrangement, measures, self.key, self.impl, self.memory, listed=design.method == "enumerated",
-            lengths=common_lengths,
+            arrangement, measures, self.key, self.budget._replace(memory=self.budget.memory - self._waiting_bytes()),
+            listed=design.method == "enumerated", lengths=common_lengths,
         )  # fmt: skip
         names = tuple(measure.name for measure in measures)
         draws = Draws(names, 0, count, self.folder.partial(cell, digest, names))
@@ -247,7 +257,9 @@ class _Work:
 
     def _stack_size(self, null: Null) -> int:
         """Return how many cells are scored together, a power of two."""
-        room = batch_bytes(self.impl, self.memory // 2) // (null.bytes_each() * self._stack_batch(null))
+        room = batch_bytes(self.budget.impl, self.budget.memory // SHARES) // (
+            null.bytes_each() * self._stack_batch(null)
+        )
         return 1 << (min(max(room, 1), LARGEST_STACK).bit_length() - 1)
 
     def _waiting_bytes(self) -> int:

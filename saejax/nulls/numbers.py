@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.scoring import Impl
+from saejax.nulls.budget import Impl
 
 
 def whole(name: str, number: Any) -> int:

@@ -1,15 +1,17 @@
 """Makes the null that an arrangement asks for."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt32
 
+from saejax.nulls.budget import Budget, require
 from saejax.nulls.recomputed import Recomputed
 from saejax.nulls.representatives import Representatives
 from saejax.nulls.schemes import Arrangement
-from saejax.nulls.scoring import CommonLengths, Impl, Null
-from saejax.similarity import Measure
+from saejax.nulls.scoring import CommonLengths, Null
+from saejax.similarity import Measure, Pair
 
 AnyNull = Null | Recomputed | Representatives
 
@@ -18,8 +20,7 @@ def prepare_null(
     arrangement: Arrangement,
     measures: Sequence[Measure],
     key: UInt32[np.ndarray, "2"],
-    impl: Impl,
-    memory: int,
+    budget: Budget,
     *,
     listed: bool,
     lengths: CommonLengths | None = None,
@@ -30,25 +31,43 @@ def prepare_null(
         arrangement: what a scheme made of a pairing.
         measures: the measures.
         key: Threefry key of the re-pairings.
-        impl: how batches are scored, where they are.
-        memory: bytes that states and a batch may take; picks share them.
+        budget: memory, with room for preparing; picks share it.
         listed: whether re-pairing i is number i in the list of all, not a random one.
         lengths: to what lengths the axes of states are padded, where that is possible.
 
     Raises:
-        InputError: the states need more memory than that, or a pick is one that a measure cannot score.
+        InputError: states and the smallest batch need more memory, or a pick is one that a measure cannot score.
     """
     shuffle = arrangement.shuffle
     if arrangement.pairing is not None:
         return Recomputed.prepare(shuffle, arrangement.pairing, measures, key, listed=listed)
     if arrangement.pick is not None:
-        picks = arrangement.pick(key)
-        for measure in measures:
-            for pair in picks:
-                measure.check(pair)
-        share = memory // len(picks)
-        return Representatives.of([
-            Null.prepare(pair, shuffle, measures, key, impl, share, listed=listed, lengths=lengths) for pair in picks
-        ])  # fmt: skip
+        return _of_picks(arrangement, arrangement.pick(key), measures, key, budget, listed, lengths)
     padded = lengths if shuffle.together == 1 else None
-    return Null.prepare(arrangement.pair, shuffle, measures, key, impl, memory, listed=listed, lengths=padded)
+    return Null.prepare(arrangement.pair, shuffle, measures, key, budget, listed=listed, lengths=padded)
+
+
+def _of_picks(
+    arrangement: Arrangement,
+    picks: Iterator[Pair],
+    measures: Sequence[Measure],
+    key: UInt32[np.ndarray, "2"],
+    budget: Budget,
+    listed: bool,
+    lengths: CommonLengths | None,
+) -> Representatives:
+    """Prepare one pick after another; batches may have what the states of all leave."""
+    nulls, left = [], budget.memory
+    for pair in picks:
+        for measure in measures:
+            measure.check(pair)
+        null = Null.prepare(
+            pair, arrangement.shuffle, measures, key, budget._replace(memory=left), listed=listed, lengths=lengths
+        )
+        if not nulls:
+            others = (arrangement.picks - 1) * null.state_bytes()
+            what = f"the states of {arrangement.picks} picks of"
+            require(others + budget.preparing_bytes(arrangement, measures), budget.memory, what, null.n)
+        left -= null.state_bytes()
+        nulls.append(null)
+    return Representatives.of([dataclasses.replace(null, memory=left + null.state_bytes()) for null in nulls])

@@ -27,7 +27,7 @@ them, which reproduces published numbers and no valid test.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -79,7 +79,8 @@ class Arrangement(NamedTuple):
         fixed: units that have no other to be exchanged with.
         beside: digests of what decides the null beside `pair` and `shuffle`.
         pairing: the matrices of a re-pairing of the units, where each re-pairing has its own.
-        pick: random picks of pairs, one of each unit, from the key of a null; where those are what is re-paired.
+        picks: number of random picks of pairs, one of each unit, where those are what is re-paired.
+        pick: makes them from the key of a null.
     """
 
     pair: Pair
@@ -89,7 +90,8 @@ class Arrangement(NamedTuple):
     fixed: int = 0
     beside: tuple[str, ...] = ()
     pairing: Callable[[Permutation], Pair] | None = None
-    pick: Callable[[UInt32[np.ndarray, "2"]], list[Pair]] | None = None
+    picks: int = 0
+    pick: Callable[[UInt32[np.ndarray, "2"]], Iterator[Pair]] | None = None
 
     @property
     def plain(self) -> bool:
@@ -214,13 +216,13 @@ def _representative(picks: int, pair: Pair, told: Told) -> Arrangement:
         first = np.unique(features.of_row[order], return_index=True)[1]
         return Pair.of(*_in_order(side, singles, partners[order[first]]))
 
-    def pick(key: UInt32[np.ndarray, "2"]) -> list[Pair]:
+    def pick(key: UInt32[np.ndarray, "2"]) -> Iterator[Pair]:
         # Another stream than that of the re-pairings, which count up from 0 under this key.
-        return [picked(order) for order in on_host(~key, as_indices(0, picks), pair.n)]
+        return map(picked, on_host(~key, as_indices(0, picks), pair.n))
 
     shuffle = _shuffle_of(features, pair.n)
     beside = tuple(artifacts.array_sha256(each) for each in (features.of_row, rows, partners))
-    return Arrangement(picked(np.arange(pair.n)), shuffle, pair.n, beside=beside, pick=pick)
+    return Arrangement(picked(np.arange(pair.n)), shuffle, pair.n, beside=beside, picks=picks, pick=pick)
 
 
 def _repeating(pair: Pair, told: Told) -> tuple[str, Features]:

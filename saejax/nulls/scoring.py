@@ -10,17 +10,16 @@ float64 core of any single re-pairing, always on the CPU.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
-import numba
 import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Int, UInt32
 
-from saejax.errors import InputError
 from saejax.mesh import device_mesh, replicated, spread
 from saejax.nulls import permutations as drawing
+from saejax.nulls.budget import Budget, Impl, batch_bytes, require
 from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import Measure, Pair, padding
 from saejax.similarity.measure import (
@@ -33,28 +32,15 @@ from saejax.similarity.measure import (
 )
 from saejax.types import AnyArray, Array, Permutation, Permutations
 
-Impl = Literal["host", "jax"]
 CommonLengths: TypeAlias = Callable[[dict[str, int], int], dict[str, int]]
 
 PERMUTATION_BYTES = 40  # per row, while a permutation is drawn
-CPU_BATCH_BYTES = 128 * 2**20  # for each core; more at once is no faster on a CPU
 LARGEST_BATCH = 1024
 WIDE = 50
 
 # Before it takes cuBLAS all the same, XLA tries many tilings of Triton for every product: on an H200 a program took
 # 14 s to compile instead of 2 and was no faster.
 COMPILER_OPTIONS: dict[str, dict[str, bool]] = {"gpu": {"xla_gpu_enable_triton_gemm": False}}
-
-
-def default_impl() -> Impl:
-    """Return `host` where JAX runs on the CPU, `jax` where it has an accelerator."""
-    return "host" if jax.default_backend() == "cpu" else "jax"
-
-
-def batch_bytes(impl: Impl, memory: int) -> int:
-    """Return how many bytes of those that are free batches should take: all, to keep an accelerator busy."""
-    on_cpu = impl == "host" or jax.default_backend() == "cpu"
-    return min(CPU_BATCH_BYTES * numba.get_num_threads(), memory) if on_cpu else memory
 
 
 def program(work: Callable[..., Any], *, static_argnames: str | Sequence[str]) -> Callable[..., Any]:
@@ -141,8 +127,7 @@ class Null:
         shuffle: Shuffle,
         measures: Sequence[Measure],
         key: UInt32[np.ndarray, "2"],
-        impl: Impl,
-        memory: int,
+        budget: Budget,
         *,
         listed: bool = False,
         lengths: CommonLengths | None = None,
@@ -150,24 +135,21 @@ class Null:
         """Do once what no re-pairing changes, and score the observed pairing.
 
         Args:
-            pair: the matrices, which the measures have checked.
+            pair: the matrices, which the measures have checked, with room for what `preparing_bytes` says.
             shuffle: which re-pairings of their rows are equally likely.
             measures: the measures.
             key: Threefry key of the re-pairings.
-            impl: how batches are scored.
-            memory: bytes that states and a batch may take.
+            budget: how batches are scored, and the memory for states and a batch.
             listed: whether re-pairing i is number i in the list of all, not a random one.
             lengths: to what lengths the axes of the states are padded, from what they are and n; not at all when
                 None.
 
         Raises:
-            InputError: the states need more memory than that.
+            InputError: states and the smallest batch need more memory than that.
             ArithmeticError: the fast way of scoring the observed pairing is not within tolerance of the float64 one;
                 then no draw could be trusted.
         """
-        plan = Plan.of(measures)
-        for statistic in plan.statistics:
-            _require(statistic.size(pair, plan.extent(statistic, pair)), memory, f"the {statistic.name}", pair.n)
+        plan, (impl, memory) = Plan.of(measures), budget
         crossed = tuple(each.prepare(pair, plan.extent(each, pair)) for each in plan.statistics)
         own = tuple(measure.own(pair) for measure in measures)
         wanted = {} if lengths is None else lengths(padding.lengths([*crossed, *own]), pair.n)
@@ -177,7 +159,7 @@ class Null:
         fast = jax.tree.map(functools.partial(_single, impl), (crossed, own))
         constant = tuple(measure.constant(pair) for measure in measures)
         null = cls(shuffle, listed, rows, key, impl, plan, crossed, own, fast, (), constant, memory)
-        _require(null.state_bytes() + null.bytes_each() * null.parallel(), memory, "all that is kept", pair.n)
+        require(null.least_bytes(), memory, f"scoring {', '.join(measure.name for measure in measures)} of", pair.n)
         identity = np.arange(rows, dtype=np.uint32)
         observed = tuple(null.rescore(range(len(measures)), identity))
         bounds = null.score(np.repeat(identity[None], null.parallel(), axis=0))
@@ -207,6 +189,10 @@ class Null:
         """Return the bytes that each re-pairing of a batch takes."""
         states = zip(self.plan.statistics, self.crossed, strict=True)
         return PERMUTATION_BYTES * self.rows + sum(statistic.scratch(state) for statistic, state in states)
+
+    def least_bytes(self) -> int:
+        """Return the bytes of all states and of the smallest batch, or of scoring one re-pairing in float64."""
+        return self.state_bytes() + self.bytes_each() * max(self.parallel(), 2)
 
     def held_bytes(self) -> int:
         """Return the bytes of all states and of the largest batch."""
@@ -326,14 +312,6 @@ def _single(impl: Impl, leaf: np.ndarray) -> AnyArray:
     return jax.device_put(
         leaf, jax.local_devices(backend="cpu")[0] if impl == "host" else replicated(device_mesh("perm"))
     )
-
-
-def _require(needed: int, memory: int, what: str, n: int) -> None:
-    if needed > memory:
-        raise InputError(
-            f"memory {memory / 2**30:.3g} GiB is below the {needed / 2**30:.3g} GiB that {what} of {n} pairs needs; "
-            "raise memory_gib or ask for fewer measures"
-        )
 
 
 def score_mapped(plan: Plan, crossed: tuple[Any, ...], own: tuple[Any, ...], perms: Permutations) -> list[Bounds]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saejax.errors import InputError
+from saejax.nulls.budget import Budget
 from saejax.nulls.schemes import Arrangement, Told, arrange
 from saejax.similarity import MEASURES, Measure, Pair, find_measure
 
@@ -26,7 +27,9 @@ def find_measures(names: Sequence[str], rank_bits: int | None = None) -> list[Me
     return found
 
 
-def check_pairing(x: Any, y: Any, measures: Sequence[Measure], scheme: str, told: Told) -> Arrangement:
+def check_pairing(
+    x: Any, y: Any, measures: Sequence[Measure], scheme: str, told: Told, budget: Budget | None = None
+) -> Arrangement:
     """Read a pairing; refuse, within moments, one that the scheme cannot re-pair or the measures cannot score.
 
     Args:
@@ -35,6 +38,7 @@ def check_pairing(x: Any, y: Any, measures: Sequence[Measure], scheme: str, told
         measures: the measures.
         scheme: name of the scheme.
         told: which feature each row is, and its label.
+        budget: memory for a null of them; unlimited when None.
 
     Returns:
         What is compared and which re-pairings of it are equally likely.
@@ -43,6 +47,8 @@ def check_pairing(x: Any, y: Any, measures: Sequence[Measure], scheme: str, told
         InputError: the offender, its value and the remedy.
     """
     found = arrange(Pair.of(x, y), scheme, told)
+    if budget is not None:
+        budget.require_room(found, measures)
     for measure in measures:
         measure.check(found.pair)
     return found

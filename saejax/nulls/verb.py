@@ -19,13 +19,13 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
+from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.engine import MEMORY_GIB, batch_size, permutation_test
 from saejax.nulls.matrices import read_array
 from saejax.nulls.numbers import check_numbers, check_stop
 from saejax.nulls.preparing import prepare_null
 from saejax.nulls.results import table
 from saejax.nulls.schemes import Duplicates, Told, find_scheme
-from saejax.nulls.scoring import Impl, default_impl
 from saejax.nulls.selection import check_pairing, find_measures
 
 PER_ROW = ("x_ids", "y_ids", "row_labels")
@@ -69,7 +69,7 @@ class NullConfig:
     impl: Impl | None = None
     """Where scores are computed: host (CPU), jax (its devices); by default host on CPU and jax on accelerators."""
     memory_gib: float = MEMORY_GIB
-    """Memory for what is kept of the matrices and for a batch, in GiB."""
+    """Memory for all that is made of the matrices, while they are prepared and with a batch, in GiB."""
     rank_bits: int | None = None
     """Bits of the ranks that Spearman measures keep, 16 or 32; by default 32 (exact) up to 4,096 pairs, 16 above."""
     multiprocess: bool = False
@@ -146,19 +146,17 @@ def plan(config: NullConfig) -> dict[str, str]:
     record = _record(config)
     _is_complete(config, record)
     measures = find_measures(config.measures, config.rank_bits)
-    arrangement = check_pairing(x, y, measures, config.scheme, Told(**told, duplicates=config.duplicates))
+    budget = Budget(record["impl"], int(config.memory_gib * 2**30))
+    arrangement = check_pairing(x, y, measures, config.scheme, Told(**told, duplicates=config.duplicates), budget)
     started = time.perf_counter()
-    memory = int(config.memory_gib * 2**30)
-    trial = prepare_null(
-        arrangement, measures, drawing.key_of(config.seed), record["impl"], memory, listed=False
-    )  # fmt: skip
+    trial = prepare_null(arrangement, measures, drawing.key_of(config.seed), budget, listed=False)
     size = batch_size(trial, TRIAL)
     trial.score_range(0, size)
     warm = time.perf_counter()
     trial.score_range(0, size)
     per_draw = (time.perf_counter() - warm) / size
     seconds = warm - started + per_draw * config.permutations
-    held = trial.held_bytes() + x.nbytes + y.nbytes
+    most = max(trial.held_bytes(), budget.preparing_bytes(arrangement, measures)) + x.nbytes + y.nbytes
     count = arrangement.shuffle.count or math.inf
     return {
         "rows": f"{trial.n:,} pairs",
@@ -166,7 +164,7 @@ def plan(config: NullConfig) -> dict[str, str]:
         "smallest p": f"{max(1 / (config.permutations + 1), 1 / count):.2g}",
         "bytes": f"{8 * config.permutations * len(measures):,} of null draws",
         "minutes": f"{seconds / 60:.1f} ({1000 * per_draw:.2f} ms per permutation)",
-        "memory": f"{held / 2**30:.2f} GiB of arrays",
+        "memory": f"{most / 2**30:.2f} GiB of arrays",
         "impl": record["impl"],
     }
 

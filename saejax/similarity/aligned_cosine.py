@@ -46,7 +46,7 @@ from saejax_kernels.summation import pairwise_sum
 from saejax.errors import InputError
 from saejax.similarity.measure import Bounds, CrossStatistic, Measure, exactly
 from saejax.similarity.pair import Pair
-from saejax.similarity.products import PADDING, multiply, multiply_batch, pad_columns
+from saejax.similarity.products import PADDING, multiply, multiply_batch, multiply_exact, pad_columns
 from saejax.types import AnyArray, Permutation, Permutations
 
 # Relative difference of lengths up to which rows are equally long; it moves no score by more than twice as much.
@@ -191,8 +191,17 @@ def _compute_batch(state: FactorsState, perms: Permutations) -> Products:
     return Products(multiply_batch((state.a, state.b), perms), multiply_batch((state.unit_a, state.unit_b), perms))
 
 
-def _size(pair: Pair, extent: tuple[int, int] | None = None) -> int:
-    return 16 * pair.n * sum(min(pair.n, side.values.shape[1]) + PADDING for _, side in pair.sides)
+def _compute_exact(state: FactorsState, perm: Permutation) -> Products:
+    return Products(multiply_exact((state.a, state.b), perm), multiply_exact((state.unit_a, state.unit_b), perm))
+
+
+def _size(pair: Pair) -> int:
+    return 24 * pair.n * sum(min(side.values.shape) + PADDING for _, side in pair.sides)
+
+
+def _making(pair: Pair) -> int:
+    """Return the bytes of finding the larger decomposition."""
+    return max(side.decomposition_bytes + side.decomposing_bytes for _, side in pair.sides)
 
 
 def _scratch(state: FactorsState) -> int:
@@ -202,8 +211,8 @@ def _scratch(state: FactorsState) -> int:
 
 
 PRODUCTS = CrossStatistic(
-    name="products of rows and of unit rows", prepare=prepare, compute=_compute, size=_size, scratch=_scratch,
-    compute_batch=_compute_batch,
+    name="products of rows and of unit rows", prepare=prepare, compute=_compute, size=_size, making=_making,
+    scratch=_scratch, compute_batch=_compute_batch, compute_exact=_compute_exact,
 )  # fmt: skip
 
 ALIGNED_COSINE = Measure(

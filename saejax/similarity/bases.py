@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from saejax.similarity.measure import CrossStatistic
 from saejax.similarity.pair import Pair, Side
-from saejax.similarity.products import PADDING, multiply, multiply_batch, pad_columns, scratch
+from saejax.similarity.products import PADDING, multiply, multiply_batch, multiply_exact, pad_columns, scratch
 from saejax.types import AnyArray
 
 
@@ -64,9 +64,15 @@ def _basis(side: Side, k: int) -> Float[np.ndarray, "n padded"]:
     return pad_columns(side.left[:, :k])
 
 
-def _size(pair: Pair, extent: tuple[int, int] | None = None) -> int:
-    kx, ky = extent or (min(pair.n, side.values.shape[1]) for _, side in pair.sides)
-    return 8 * pair.n * (kx + ky + 2 * PADDING)
+def _size(pair: Pair) -> int:
+    kx, ky = (min(side.values.shape) for _, side in pair.sides)
+    return 12 * pair.n * (kx + ky + 2 * PADDING)
+
+
+def _making(pair: Pair) -> int:
+    """Return the bytes of both decompositions, of finding the larger one, and of what PWCCA keeps of that of x."""
+    kept, passing = zip(*((side.decomposition_bytes, side.decomposing_bytes) for _, side in pair.sides), strict=True)
+    return sum(kept) + max(passing) + 12 * pair.x.values.shape[1] * min(pair.x.values.shape)
 
 
 BASES = CrossStatistic(
@@ -74,6 +80,8 @@ BASES = CrossStatistic(
     prepare=prepare,
     compute=multiply,
     size=_size,
+    making=_making,
     scratch=scratch,
     compute_batch=multiply_batch,
+    compute_exact=multiply_exact,
 )

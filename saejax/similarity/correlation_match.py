@@ -128,6 +128,11 @@ def _unit_columns(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return left / np.linalg.norm(left, axis=0), right / np.linalg.norm(right, axis=0)
 
 
+def _making(pair: Pair) -> int:
+    """Return the bytes of both matrices with unit columns, and of two steps towards the larger."""
+    return sum(side.values.nbytes for _, side in pair.sides) + 2 * max(side.values.nbytes for _, side in pair.sides)
+
+
 def _best_match(correlations: Float[np.ndarray, "dx dy"]) -> float:
     rows, columns = scipy.optimize.linear_sum_assignment(correlations, maximize=True)
     return float(correlations[rows, columns].mean(dtype=np.float64))
@@ -139,7 +144,7 @@ def _correlations(x: AnyArray, y: AnyArray) -> Float[np.ndarray, "dx dy"]:
     return np.corrcoef(pair.x.values, pair.y.values, rowvar=False)[: x.shape[1], x.shape[1] :]
 
 
-CORRELATIONS = product("correlations of columns", _unit_columns)
+CORRELATIONS = product("correlations of columns", _unit_columns, _making)
 
 
 def _match(

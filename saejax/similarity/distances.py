@@ -30,8 +30,8 @@ from scipy.spatial.distance import cdist
 
 Inner = Literal["correlation", "cosine", "euclidean"]
 
-ONE_BLOCK = 4096  # up to so many rows all distances are one block, 128 MiB
-BLOCK = 2**22  # distances per block above that, 32 MiB
+BLOCK = 2**21  # distances per block, 16 MiB
+BLOCK_ENTRY_BYTES = 40  # with the masks and copies that one is worked on by
 TIE_BITS = 36
 CANCELLED = 2.0**-10  # share of the squared norms below which a squared distance is computed from the difference
 NEAR = 2.0**-20  # distance of a cosine from 1 or -1 below which it is computed from the difference or the sum
@@ -69,6 +69,11 @@ class Rows:
         rows /= norms[:, None]
         return cls(inner, rows, rows, ROUNDINGS * np.finfo(np.float64).eps * before / norms)
 
+    @staticmethod
+    def making_bytes(values: Float[np.ndarray, "n d"]) -> int:
+        """Return the bytes of the rows of a matrix, of two steps towards them, and of a block of distances with it."""
+        return 4 * values.nbytes + BLOCK_ENTRY_BYTES * min(max(BLOCK, len(values)), len(values) ** 2)
+
     def sample(self, most: int) -> "Rows":
         """Return at most so many rows, evenly spaced, at the same distances from each other as here."""
         step = -(-len(self.points) // most)
@@ -82,7 +87,7 @@ class Rows:
             only those with i < j are meant: below, they may differ in the last digits, and on the diagonal from 0.
         """
         n = len(self.points)
-        step = n if n <= ONE_BLOCK else max(1, BLOCK // n)
+        step = max(1, BLOCK // n)
         for start in range(0, n, step):
             product = self.reduced[start : start + step] @ self.reduced[start:].T
             yield start, (self._euclidean if self.inner == "euclidean" else self._angular)(start, product)

@@ -73,7 +73,9 @@ class CrossStatistic:
         prepare: `(pair, extent) -> state`, a NamedTuple of numpy arrays; float64 arrays are scored in float32, others
             as they are. `extent` is the largest `(kx, ky)` that a reader needs, or None for everything.
         compute: `(state, perm[n]) -> value`, in the dtype of the state; pure JAX.
-        size: `(pair, extent) -> int`, bytes of the state, known before it is made.
+        size: `(pair) -> int`, bytes of the largest that the state may be, float32 copies of float64 arrays included.
+        making: `(pair) -> int`, bytes that it takes besides to check a pair for the readers of the statistic, to make
+            the state and the readers' own, and to find exact moments.
         scratch: `(state) -> int`, bytes that each permutation of a batch takes while it is scored.
         compute_batch: `(state, perms[perm, n]) -> values`, the same for a batch, from the host and on the CPU, where
             that is faster.
@@ -83,7 +85,8 @@ class CrossStatistic:
     name: str
     prepare: Callable[[Pair, tuple[int, int] | None], Any]
     compute: Callable[[Any, AnyArray], Any]
-    size: Callable[[Pair, tuple[int, int] | None], int]
+    size: Callable[[Pair], int]
+    making: Callable[[Pair], int]
     scratch: Callable[[Any], int]
     compute_batch: Callable[[Any, AnyArray], Any] | None = None
     compute_exact: Callable[[Any, AnyArray], Any] | None = None

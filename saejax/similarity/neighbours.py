@@ -33,7 +33,7 @@ MOST_NEIGHBOURS = 255
 # d from 3 to 8,192.
 ROUNDING = 4e-15
 
-BLOCK_BYTES = 64 * 2**20  # of distances that are held at once while neighbours are looked for
+BLOCK_BYTES = 16 * 2**20  # of distances that are held at once while neighbours are looked for
 
 
 class Nearest(NamedTuple):
@@ -78,7 +78,7 @@ def unit_rows(values: Matrix) -> Float[np.ndarray, "n d"]:
 
 
 def distance_blocks(values: Matrix) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield slices of rows with their cosine distances to all rows, in float64; 64 MiB at once."""
+    """Yield slices of rows with their cosine distances to all rows, in float64; 16 MiB at once."""
     units = unit_rows(values)
     step = max(BLOCK_BYTES // (8 * len(units)), 1)
     for start in range(0, len(units), step):
@@ -169,7 +169,8 @@ def matches(k: int) -> CrossStatistic:
     """Return the statistic: at which rank of N'(p_i) each of the k neighbours in N(i) is found, `[n, k]`, or 0."""
     return CrossStatistic(
         name=f"shared ranks of {k} neighbours", prepare=functools.partial(matches_state, k), compute=_compute,
-        size=functools.partial(_size, k), scratch=_scratch, compute_batch=_compute_batch,
+        size=functools.partial(_size, k), making=functools.partial(_making, k), scratch=_scratch,
+        compute_batch=_compute_batch,
     )  # fmt: skip
 
 
@@ -187,8 +188,15 @@ def _compute_batch(state: MatchesState, perms: Permutations) -> np.ndarray:
     return np.asarray(neighbour_matches(state.nx, state.ny, perms, impl="numba"))
 
 
-def _size(k: int, pair: Pair, extent: tuple[int, int] | None = None) -> int:
+def _size(k: int, pair: Pair) -> int:
     return 8 * pair.n * k
+
+
+def _making(k: int, pair: Pair) -> int:
+    """Return the bytes of unit rows of one side, of a block of distances and its order, and of what is found."""
+    largest = max(side.values.nbytes for _, side in pair.sides)
+    block = max(8 * pair.n, min(BLOCK_BYTES, 8 * pair.n**2))
+    return 2 * largest + 4 * block + 48 * pair.n * (k + 1)
 
 
 def _scratch(state: MatchesState) -> int:

@@ -53,6 +53,18 @@ class Side:
         return left[:, :rank], singular[:rank], right[:rank]
 
     @property
+    def decomposition_bytes(self) -> int:
+        """Bytes that are kept of the decomposition."""
+        n, d = self.values.shape
+        return 8 * min(n, d) * (n + d + 1)
+
+    @property
+    def decomposing_bytes(self) -> int:
+        """Bytes that it takes besides to find it: the centred matrix, LAPACK's copies and its work space."""
+        n, d = self.values.shape
+        return 16 * n * d + self.decomposition_bytes + 40 * min(n, d) ** 2
+
+    @property
     def left(self) -> Float[np.ndarray, "n r"]:
         """Left singular vectors of the centred matrix, largest singular value first."""
         return self._decomposition[0]

@@ -37,20 +37,24 @@ class FactorsState(NamedTuple):
     b: Float[AnyArray, "n ky"]
 
 
-def product(name: str, factors: Callable[[Pair], tuple[np.ndarray, np.ndarray]]) -> CrossStatistic:
+def product(
+    name: str, factors: Callable[[Pair], tuple[np.ndarray, np.ndarray]], making: Callable[[Pair], int]
+) -> CrossStatistic:
     """Return the statistic M of two factors.
 
     Args:
         name: what it is.
         factors: makes A and B in float64, `[n, kx]` and `[n, ky]`, no wider than x and y.
+        making: bytes that it takes to make them.
     """
 
     def prepare(pair: Pair, extent: tuple[int, int] | None = None) -> FactorsState:
         return FactorsState(*(pad_columns(factor) for factor in factors(pair)))
 
     return CrossStatistic(
-        name=name, prepare=prepare, compute=multiply, size=_size, scratch=scratch, compute_batch=multiply_batch
-    )
+        name=name, prepare=prepare, compute=multiply, size=_size, making=making, scratch=scratch,
+        compute_batch=multiply_batch, compute_exact=multiply_exact,
+    )  # fmt: skip
 
 
 def pad_columns(factor: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n padded"]:
@@ -84,11 +88,17 @@ def multiply_batch(factors: tuple[AnyArray, AnyArray], perms: Permutations) -> F
     return products
 
 
+def multiply_exact(factors: tuple[AnyArray, AnyArray], perm: Permutation) -> Float[np.ndarray, "kx ky"]:
+    """Return M of one re-pairing from float64 factors of numpy, without a copy of them."""
+    a, b = factors
+    return np.asarray(a).T @ np.take(np.asarray(b), np.asarray(perm), axis=0)
+
+
 def scratch(factors: tuple[AnyArray, AnyArray]) -> int:
     """Return the bytes of a product, of the rows gathered for it, and of two copies that readers make."""
     (n, kx), ky = factors[0].shape, factors[1].shape[1]
     return 4 * n * ky + 12 * kx * ky + 16 * min(kx, ky) ** 2
 
 
-def _size(pair: Pair, extent: tuple[int, int] | None = None) -> int:
-    return 8 * pair.n * sum(side.values.shape[1] + PADDING for _, side in pair.sides)
+def _size(pair: Pair) -> int:
+    return 12 * pair.n * sum(side.values.shape[1] + PADDING for _, side in pair.sides)

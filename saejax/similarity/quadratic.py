@@ -45,7 +45,7 @@ class QuadraticState(NamedTuple):
 
 
 def quadratic(
-    name: str, matrix: Callable[[Side], np.ndarray], itemsize: Callable[[int], int] = lambda n: 4
+    name: str, matrix: Callable[[Side], np.ndarray], itemsize: Callable[[int], int], making: Callable[[Side], int]
 ) -> CrossStatistic:
     """Return the statistic T of two matrices.
 
@@ -53,17 +53,21 @@ def quadratic(
         name: what the matrices hold.
         matrix: makes a of x and b of y, `[n, n]`, symmetric with zero diagonals.
         itemsize: bytes of an entry and of its copies, given n.
+        making: bytes that it takes besides to make one.
     """
 
     def prepare(pair: Pair, extent: tuple[int, int] | None = None) -> QuadraticState:
         return QuadraticState(matrix(pair.x), matrix(pair.y))
 
-    def size(pair: Pair, extent: tuple[int, int] | None = None) -> int:
+    def size(pair: Pair) -> int:
         return 2 * itemsize(pair.n) * pair.n**2
 
+    def most(pair: Pair) -> int:
+        return max(making(side) for _, side in pair.sides)
+
     return CrossStatistic(
-        name=name, prepare=prepare, compute=_compute, size=size, scratch=_scratch, compute_batch=_compute_batch,
-        compute_exact=_compute_exact,
+        name=name, prepare=prepare, compute=_compute, size=size, making=most, scratch=_scratch,
+        compute_batch=_compute_batch, compute_exact=_compute_exact,
     )  # fmt: skip
 
 

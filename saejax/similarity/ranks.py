@@ -7,13 +7,15 @@ A pair's mid-rank r among the N = n (n - 1) / 2 pairs is a whole or half number;
 is whole and sums to 0. Pearson's correlation of t is Spearman's correlation of the distances.
 
 With 32 bits t is kept as it is: exact. Up to n = 4,096 it is below 2^24, so that float32 holds it exactly, and above
-that it is an int32. Either way 4 n^2 bytes for one side; ranking sorts, and takes 22 n^2 bytes more meanwhile.
+that it is an int32. Either way 4 n^2 bytes for one side. Distances are computed twice, in blocks: once to be sorted,
+and once to be found among the sorted ones (`saejax_kernels.mid_ranks`), which takes 2 n^2 bytes more meanwhile.
 
 With 16 bits q = round(t / step), step = max |t| / 32,767, at least 1: 2 n^2 bytes. Sorting is replaced by counting.
-Distances are computed twice, in blocks. First the pairs in each of 4 million cells of distance are counted; sums of
-the counts are the mid-ranks of the cells. Then every pair gets its cell's q. That takes 0.5 GiB besides the rows and
-n^2 bytes. The cells are as fine as the distances are dense: by the leading bits of the float between the quantiles
-1e-4 and 1 - 1e-4 of a sample.
+First the pairs in each of 4 million cells of distance are counted; sums of the counts are the mid-ranks of the cells.
+Then every pair gets its cell's q. That takes 0.4 GiB besides the rows and n^2 bytes.
+
+Cells are as fine as the distances are dense: by the leading bits of the float between the quantiles 1e-4 and 1 - 1e-4
+of a sample.
 
 What 16 bits lose is known. Let t_cell be the mid-ranks of the cells, s q their projection on the centred q, and w a
 bound on |t - t_cell|^2. Seen as vectors over pairs, t and q enclose an angle with
@@ -31,7 +33,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Shaped
+from jaxtyping import Float, Int, Shaped
+from saejax_kernels import mid_ranks
 from scipy.spatial.distance import squareform
 
 from saejax.similarity.distances import Rows
@@ -40,6 +43,7 @@ LARGEST_EXACT = 4096  # rows up to which t is below 2^24
 MOST_ROWS = 65536  # rows up to which t is below 2^31
 LARGEST_LEVEL = 32767
 CELLS = 2**22
+CELL_BYTES = {32: 24, 16: 80}  # of the tables with a number per cell, by bits of a rank
 SAMPLE = 2048
 OUTSIDE = 1e-4
 
@@ -60,19 +64,40 @@ class Ranks(NamedTuple):
     angle: float
 
 
+def ranking_bytes(values: Float[np.ndarray, "n d"], bits: int) -> int:
+    """Return the bytes that it takes to rank the distances of rows, besides the ranks themselves."""
+    n = len(values)
+    cells = min(CELLS, n**2) if bits == 32 else CELLS
+    return Rows.making_bytes(values) + bits // 16 * n**2 + CELL_BYTES[bits] * cells
+
+
 def exact_ranks(rows: Rows) -> Ranks:
     """Rank pairs by distance, equal distances at the mean of their ranks."""
-    ranks = _centred_midranks(np.concatenate(list(rows.upper())))
-    dtype = np.float32 if len(rows.points) <= LARGEST_EXACT else np.int32
-    norm = math.sqrt(np.sum(ranks.astype(np.float64) ** 2))
-    return Ranks(squareform(ranks.astype(dtype)), 0.0, norm, 0.0)
+    n = len(rows.points)
+    pairs = n * (n - 1) // 2
+    grid = _Grid.of(rows, min(CELLS, 1 << (pairs.bit_length() - 1)))
+    ordered, starts, place = np.empty(pairs), np.zeros(grid.count + 1, np.int64), 0
+    for distances in rows.upper():
+        ordered[place : place + len(distances)] = distances
+        place += len(distances)
+        starts[1:] += np.bincount(grid.cells(distances), minlength=grid.count)
+    ordered.sort()
+    np.cumsum(starts, out=starts)
+    ranks, square, place = np.empty(pairs, np.float32 if n <= LARGEST_EXACT else np.int32), 0.0, 0
+    for distances in rows.upper():
+        found = mid_ranks(ordered, starts, distances, grid.cells(distances), impl="numba")
+        ranks[place : place + len(found)] = found
+        place += len(found)
+        square += float(np.sum(np.square(found, dtype=np.float64)))
+    del ordered
+    return Ranks(squareform(ranks), 0.0, math.sqrt(square), 0.0)
 
 
 def quantised_ranks(rows: Rows) -> Ranks:
     """Rank pairs by distance in 16 bits, equal distances at the mean of their ranks."""
     n = len(rows.points)
     pairs = n * (n - 1) // 2
-    grid = _Grid.of(rows)
+    grid = _Grid.of(rows, CELLS)
     counts, example = np.zeros(CELLS, np.int64), np.zeros(CELLS)
     for distances in rows.upper():
         cells = grid.cells(distances)
@@ -95,41 +120,30 @@ def quantised_ranks(rows: Rows) -> Ranks:
     return Ranks(squareform(quantised), total, norm, angle)
 
 
-def _centred_midranks(values: Float[np.ndarray, "pairs"]) -> Int32[np.ndarray, "pairs"]:
-    """Return 2 r - (N + 1); by one sort, runs of equal values found in it."""
-    order = np.argsort(values)
-    ordered = values[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    del ordered
-    stops = np.append(starts[1:], len(values))
-    ranks = np.empty(len(values), np.int32)
-    ranks[order] = np.repeat((starts + stops - len(values)).astype(np.int32), stops - starts)
-    return ranks
-
-
 class _Grid(NamedTuple):
     """Cells of distance, growing with it: the first and last for limits, those beside for what lies out of range."""
 
+    count: int
     low: int
     shift: int
 
     @classmethod
-    def of(cls, rows: Rows) -> "_Grid":
+    def of(cls, rows: Rows, count: int) -> "_Grid":
         sample = np.concatenate(list(rows.sample(SAMPLE).upper()))
         bits = np.sort(sample[(sample > 0) & np.isfinite(sample)]).view(np.int64)
         if not len(bits):
-            return cls(0, 0)
+            return cls(count, 0, 0)
         outside = int(len(bits) * OUTSIDE)
         low, high = int(bits[outside]), int(bits[-1 - outside])
-        return cls(low, max(0, (high - low).bit_length() - CELLS.bit_length() + 1))
+        return cls(count, low, max(0, (high - low).bit_length() - count.bit_length() + 1))
 
     def cells(self, distances: Float[np.ndarray, "pairs"]) -> Int[np.ndarray, "pairs"]:
         cells = distances.view(np.int64) - self.low
         cells >>= self.shift
         cells += 2
-        np.clip(cells, 1, CELLS - 2, out=cells)
+        np.clip(cells, 1, self.count - 2, out=cells)
         cells[distances == 0] = 0
-        cells[np.isinf(distances)] = CELLS - 1
+        cells[np.isinf(distances)] = self.count - 1
         return cells
 
 

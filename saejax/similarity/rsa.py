@@ -50,7 +50,7 @@ from saejax.similarity.measure import Bounds, Measure, exactly
 from saejax.similarity.moments import Moments, mantel_moments, matrix_sums
 from saejax.similarity.pair import Pair, Side
 from saejax.similarity.quadratic import once_per_side, quadratic
-from saejax.similarity.ranks import LARGEST_EXACT, MOST_ROWS, Ranks, exact_ranks, quantised_ranks
+from saejax.similarity.ranks import LARGEST_EXACT, MOST_ROWS, Ranks, exact_ranks, quantised_ranks, ranking_bytes
 from saejax.types import AnyArray, Permutation
 
 FEW = 64  # rows among which some distances nearly always differ
@@ -104,7 +104,12 @@ def rsa(*, inner: str = "correlation", rank_bits: int | None = None) -> Measure:
         invariances=INVARIANCES[inner],
         tolerance=1e-6,
         statistics=(
-            quadratic(f"{inner} distance ranks", lambda side: ranked(side).matrix, lambda n: _bits(rank_bits, n) // 8),
+            quadratic(
+                f"{inner} distance ranks",
+                lambda side: ranked(side).matrix,
+                lambda n: _bits(rank_bits, n) // 8,
+                lambda side: ranking_bytes(side.values, _bits(rank_bits, len(side.values))),
+            ),  # fmt: skip
         ),
         own=functools.partial(_own, ranked),
         core=_core,

@@ -80,6 +80,12 @@ def factors(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return _factor(_rows(pair.x)[0])[0], _factor(_rows(pair.y)[0])[0]
 
 
+def making(pair: Pair) -> int:
+    """Return the bytes of standardised rows and factors of both sides; of A A' and its eigenvectors for wide ones."""
+    wide = any(side.values.shape[1] >= pair.n for _, side in pair.sides)
+    return 2 * sum(side.values.nbytes for _, side in pair.sides) + wide * 40 * pair.n**2
+
+
 def exact_moments(pair: Pair, skewness: bool) -> Moments:
     """Return the exact mean, 0, and SD over all re-pairings; the skewness has no closed form here."""
     # Correlations less one number: A A' + g 1' + 1 g'. In full they would cancel where all rows point the same way.
@@ -127,7 +133,7 @@ RSA_PEARSON = Measure(
     larger_is_more_similar=True,
     invariances=("scale", "column permutation", "row shift", "row scale"),
     tolerance=TOLERANCE,
-    statistics=(product("product of standardised rows", factors),),
+    statistics=(product("product of standardised rows", factors, making),),
     own=own,
     core=off_diagonal_core,
     core_batch=off_diagonal_core_batch,

@@ -115,7 +115,8 @@ def second_order_cosine(*, k: int = NEIGHBOURS) -> Measure:
 def _far_distances(k: int) -> CrossStatistic:
     return CrossStatistic(
         name=f"distances of {k} neighbours", prepare=functools.partial(_distances_state, k), compute=_compute,
-        size=functools.partial(_size, k), scratch=_scratch, compute_batch=_compute_batch, compute_exact=_compute_exact,
+        size=functools.partial(_size, k), making=_making, scratch=_scratch,
+        compute_batch=_compute_batch, compute_exact=_compute_exact,
     )  # fmt: skip
 
 
@@ -149,8 +150,13 @@ def _compute_exact(state: DistancesState, perm: Permutation) -> FarDistances:
     return FarDistances(*(each[0] for each in _compute_batch(state, np.asarray(perm)[None])))
 
 
-def _size(k: int, pair: Pair, extent: tuple[int, int] | None = None) -> int:
-    return 16 * pair.n**2 + 8 * pair.n * k
+def _size(k: int, pair: Pair) -> int:
+    return 24 * pair.n**2 + 8 * pair.n * k
+
+
+def _making(pair: Pair) -> int:
+    """Return 0: what distances take on their way, the neighbours, which are asked for too, have taken before."""
+    return 0
 
 
 def _scratch(state: DistancesState) -> int:

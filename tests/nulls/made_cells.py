@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from saejax.nulls import Cell, GridResults, NullResult, grid_test, permutation_test
-from saejax.nulls.scoring import Impl
+from saejax.nulls.budget import Impl
 
 NAMES = ["svcca", "rsa", "cka", "knn_jaccard:k=3"]
 IMPLS: list[Impl] = ["host", "jax"]

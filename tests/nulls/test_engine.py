@@ -20,9 +20,10 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import NullResults, draws, merge, permutation_test
 from saejax.nulls import permutations as drawing
+from saejax.nulls.budget import Budget, Impl, batch_bytes, default_impl
 from saejax.nulls.engine import batch_size
 from saejax.nulls.inference import count_exceedances, p_value
-from saejax.nulls.scoring import COMPILER_OPTIONS, Impl, Null, batch_bytes, default_impl
+from saejax.nulls.scoring import COMPILER_OPTIONS, Null
 from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import MEASURES, Measure, Pair
 from saejax.similarity.measure import core_batch
@@ -178,7 +179,7 @@ def test_draws_within_tolerance_are_scored_again(monkeypatch: pytest.MonkeyPatch
 def test_default_batches_stay_within_memory() -> None:
     x, y = matrices(7, 300, 200, 200, 0.0)
     measures, key = [MEASURES[name] for name in NAMES], drawing.key_of(0)
-    null = Null.prepare(Pair.of(x, y), Shuffle(300), measures, key, "host", 2**31)
+    null = Null.prepare(Pair.of(x, y), Shuffle(300), measures, key, Budget("host", 2**31))
     batch = batch_size(null, 100_000)
     assert batch > 1
     assert batch * null.bytes_each() <= batch_bytes("host", 2**31)
@@ -189,7 +190,7 @@ def test_default_batches_stay_within_memory() -> None:
 def test_accelerators_take_all_memory_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = matrices(7, 300, 200, 200, 0.0)
     measures, key = [MEASURES[name] for name in NAMES], drawing.key_of(0)
-    null = Null.prepare(Pair.of(x, y), Shuffle(300), measures, key, "jax", 2**29)
+    null = Null.prepare(Pair.of(x, y), Shuffle(300), measures, key, Budget("jax", 2**29))
     assert null.largest_batch() * null.bytes_each() <= batch_bytes("host", 2**31)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     room = 2**29 - null.state_bytes()

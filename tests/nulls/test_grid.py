@@ -18,7 +18,8 @@ from saejax.errors import InputError
 from saejax.nulls import Cell, draws, load_grid
 from saejax.nulls import grid as module
 from saejax.nulls.buckets import common_lengths
-from saejax.nulls.scoring import Impl, Null
+from saejax.nulls.budget import Impl
+from saejax.nulls.scoring import Null
 
 
 @pytest.mark.parametrize("impl", IMPLS)

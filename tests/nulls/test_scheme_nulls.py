@@ -11,8 +11,8 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import Cell, exact_test, grid_test, permutation_test
 from saejax.nulls import permutations as drawing
+from saejax.nulls.budget import Impl
 from saejax.nulls.schemes import Told, arrange
-from saejax.nulls.scoring import Impl
 from saejax.similarity import MEASURES, Pair, find_measure
 
 IMPLS: list[Impl] = ["host", "jax"]
@@ -183,7 +183,7 @@ def test_representatives_are_scored_as_the_mean_over_random_picks(hub_side: str,
     scheme, key = "representative:picks=7", drawing.key_of(4)
     found = arrange(Pair.of(x, y), scheme, Told())
     assert found.pick is not None
-    picks = found.pick(key)
+    picks = list(found.pick(key))
     assert len({pair.x.values.tobytes() + pair.y.values.tobytes() for pair in picks}) > 3
     for pair in picks:
         chosen = (pair.y if hub_side == "x" else pair.x).values

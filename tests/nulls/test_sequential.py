@@ -9,8 +9,8 @@ import scipy.stats
 
 from saejax.errors import InputError
 from saejax.nulls import NullResults, merge, permutation_test
+from saejax.nulls.budget import Impl
 from saejax.nulls.inference import clopper_pearson, negative_binomial, p_value
-from saejax.nulls.scoring import Impl
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(30, 4)), RNG.normal(size=(30, 3))

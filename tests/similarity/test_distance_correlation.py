@@ -82,7 +82,6 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 3))
     at_once = MEASURE.prepare(x, y)
-    monkeypatch.setattr(distances, "ONE_BLOCK", 1)
     monkeypatch.setattr(distances, "BLOCK", 170)
     in_blocks = MEASURE.prepare(x, y)
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_blocks), strict=True):

@@ -20,7 +20,6 @@ def upper(matrix: np.ndarray, inner: Inner) -> np.ndarray:
 
 
 def in_small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distances, "ONE_BLOCK", 1)
     monkeypatch.setattr(distances, "BLOCK", 170)
 
 

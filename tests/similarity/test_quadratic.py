@@ -31,7 +31,7 @@ def exact(statistic: CrossStatistic, state: QuadraticState, perm: np.ndarray) ->
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32, np.int16])
 def test_every_way_sums_over_pairs(dtype: type) -> None:
-    statistic = quadratic("products", lambda side: whole_numbers(side).astype(dtype))
+    statistic = quadratic("products", lambda side: whole_numbers(side).astype(dtype), lambda n: 4, lambda side: 0)
     state = statistic.prepare(pair(), None)
     a, b = (leaf.astype(int).tolist() for leaf in state)
     expected = [sum(a[i][j] * b[p[i]][p[j]] for i in range(N) for j in range(i)) for p in PERMS]
@@ -42,7 +42,7 @@ def test_every_way_sums_over_pairs(dtype: type) -> None:
 
 
 def test_sums_may_be_mapped_over_matrices_too() -> None:
-    statistic = quadratic("products", lambda side: whole_numbers(side).astype(np.float32))
+    statistic = quadratic("products", lambda side: whole_numbers(side).astype(np.float32), lambda n: 4, lambda side: 0)
     states = [statistic.prepare(pair(), None) for _ in range(3)]
     expected = np.array([[exact(statistic, state, perm) for perm in PERMS] for state in states])
     stacked = QuadraticState(*(jnp.stack(leaves) for leaves in zip(*states, strict=True)))
@@ -60,8 +60,9 @@ def test_sums_may_be_mapped_over_matrices_too() -> None:
 def test_size_counts_both_matrices() -> None:
     made = pair()
     for itemsize in (2, 4):
-        statistic = quadratic("products", whole_numbers, lambda n, itemsize=itemsize: itemsize)
-        assert statistic.size(made, None) == 2 * itemsize * N**2
+        statistic = quadratic("products", whole_numbers, lambda n, itemsize=itemsize: itemsize, lambda side: 5)
+        assert statistic.size(made) == 2 * itemsize * N**2
+        assert statistic.making(made) == 5
 
 
 def test_what_is_made_of_a_side_is_made_once_and_goes_with_it() -> None:

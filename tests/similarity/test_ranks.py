@@ -110,7 +110,6 @@ def test_coarse_cells_widen_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_blocks_change_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Rows.of(GENERIC, "euclidean")
     at_once = make(rows)
-    monkeypatch.setattr(distances, "ONE_BLOCK", 1)
     monkeypatch.setattr(distances, "BLOCK", 10_000)
     in_blocks = make(rows)
     np.testing.assert_array_equal(in_blocks.matrix, at_once.matrix)
@@ -118,7 +117,6 @@ def test_blocks_change_nothing(make, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_of_ranking_in_16_bits_does_not_grow_with_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distances, "ONE_BLOCK", 1)
     monkeypatch.setattr(distances, "BLOCK", 2**16)
     monkeypatch.setattr(ranks, "CELLS", 2**12)
     monkeypatch.setattr(ranks, "SAMPLE", 100)

@@ -166,9 +166,9 @@ def test_size_follows_from_the_number_of_rows() -> None:
     rng = np.random.default_rng(4)
     for n, itemsize in ((4096, 4), (4097, 2)):
         pair = Pair.of(rng.normal(size=(n, 2)), rng.normal(size=(n, 2)))
-        assert RSA.statistics[0].size(pair, None) == 2 * itemsize * n**2
-        assert rsa(rank_bits=16).statistics[0].size(pair, None) == 4 * n**2
-        assert rsa(rank_bits=32).statistics[0].size(pair, None) == 8 * n**2
+        assert RSA.statistics[0].size(pair) == 2 * itemsize * n**2
+        assert rsa(rank_bits=16).statistics[0].size(pair) == 4 * n**2
+        assert rsa(rank_bits=32).statistics[0].size(pair) == 8 * n**2
 
 
 @every_inner
