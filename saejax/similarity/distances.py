@@ -71,8 +71,8 @@ class Rows:
 
     @staticmethod
     def making_bytes(values: Float[np.ndarray, "n d"]) -> int:
-        """Return the bytes of the rows of a matrix, of two steps towards them, and of a block of distances with it."""
-        return 4 * values.nbytes + BLOCK_ENTRY_BYTES * min(max(BLOCK, len(values)), len(values) ** 2)
+        """Return the bytes of the rows of a matrix, of steps towards them, and of a block of distances with masks."""
+        return 3 * values.nbytes + BLOCK_ENTRY_BYTES * min(max(BLOCK, len(values)), len(values) ** 2)
 
     def sample(self, most: int) -> "Rows":
         """Return at most so many rows, evenly spaced, at the same distances from each other as here."""

@@ -44,6 +44,7 @@ LARGE: dict[str, tuple[str, int | None, int, int, int]] = {
     "exact ranks": ("rsa", 32, 5_000, 16, 24),
     "exact ranks in float32": ("rsa", None, 3_500, 16, 24),
     "quantised ranks": ("rsa_euclidean", 16, 5_000, 16, 24),
+    "distances of wide rows": ("rsa_euclidean", None, 2_000, 64, 4_000),
     "float64 distances": ("distance_correlation", None, 3_500, 16, 24),
     "float32 distances": ("distance_correlation", None, 5_000, 16, 24),
 }
