@@ -1,7 +1,9 @@
 """Random permutations as a function of a key and their number, to the bit, on any device.
 
 Each row j gets a random word, the first output of Threefry-2x32 with 20 rounds under the key and the counter (i, j);
-permutation i is the stable argsort of the words; where rows have strata, that of the words in each. The generator is
+permutation i is the stable argsort of the words; where rows have strata, that of the words in each. A row that has a
+name of two words (a, b) gets its word by them, wherever it stands: under the key with a added to its first word by
+exclusive or, and the counter (i, b). The generator is
 written out rather than taken from `jax.random`, whose streams depend on options and versions of JAX and cannot be had
 elsewhere.
 
@@ -32,6 +34,7 @@ def draw_permutations(
     *,
     impl: Literal["jax", "numba"],
     strata: Integer[jax.Array | np.ndarray, "n"] | None = None,
+    names: UInt32[jax.Array | np.ndarray, "n 2"] | None = None,
 ) -> Integer[jax.Array | np.ndarray, "perm n"]:
     """Return permutations `indices` of 0 .. n - 1.
 
@@ -42,12 +45,13 @@ def draw_permutations(
         impl: `jax` traces under `jit` on any device; `numba` runs on the CPU from the host, one permutation per core
             at a time, in at most 32 n bytes per core beyond the result.
         strata: a number per row; rows are permuted among those of their number. All rows among each other when None.
+        names: two words per row, by which it draws; 0 and its number when None.
 
     Returns:
         One permutation per row, as signed integers from JAX and as words from numba.
     """
     if impl == "jax":
-        drawn = jnp.asarray(words(jnp.asarray(key), jnp.asarray(indices), n))
+        drawn = jnp.asarray(words(jnp.asarray(key), jnp.asarray(indices), n, names))
         return jnp.argsort(drawn, axis=1, stable=True) if strata is None else _within(jnp.asarray(strata), drawn)
     if impl != "numba":
         raise ValueError(f"impl {impl!r} is unknown; choose jax or numba")
@@ -55,19 +59,21 @@ def draw_permutations(
     members = np.argsort(strata, kind="stable").astype(np.uint32)
     edges = np.flatnonzero(np.diff(strata[members])) + 1
     perms = np.empty((len(indices), n), dtype=np.uint32)
-    _draw(np.asarray(key), np.asarray(indices), members, np.concatenate([[0], edges, [n]]), perms)
+    edges = np.concatenate([[0], edges, [n]])
+    names = _named(n) if names is None else np.asarray(names)
+    _draw(np.asarray(key), np.asarray(indices), names, members, edges, perms)
     return perms
 
 
 def threefry2x32(
-    key: UInt32[jax.Array | np.ndarray, "2"],
+    key: UInt32[jax.Array | np.ndarray, "2"] | tuple[UInt32[jax.Array | np.ndarray, "*n"], ...],
     first: UInt32[jax.Array | np.ndarray, "*n"],
     second: UInt32[jax.Array | np.ndarray, "*n"],
 ) -> tuple[UInt32[jax.Array | np.ndarray, "*n"], UInt32[jax.Array | np.ndarray, "*n"]]:
     """Encrypt pairs of words with 20 rounds of Threefry-2x32, in numpy or JAX alike.
 
     Args:
-        key: two words.
+        key: two words, or two arrays of the shape of the counters.
         first: first words of the counters, of any shape.
         second: second words, of the same shape.
 
@@ -86,7 +92,10 @@ def threefry2x32(
 
 
 def words(
-    key: UInt32[jax.Array | np.ndarray, "2"], indices: UInt32[jax.Array | np.ndarray, "perm"], n: int
+    key: UInt32[jax.Array | np.ndarray, "2"],
+    indices: UInt32[jax.Array | np.ndarray, "perm"],
+    n: int,
+    names: UInt32[jax.Array | np.ndarray, "n 2"] | None = None,
 ) -> UInt32[jax.Array | np.ndarray, "perm n"]:
     """Return the words whose order makes the permutations, in the library of `indices`.
 
@@ -94,11 +103,18 @@ def words(
         key: two words.
         indices: which permutations.
         n: rows to permute.
+        names: two words per row; 0 and its number when None.
     """
     xp = np if isinstance(indices, np.ndarray) else jnp
     shape = (len(indices), n)
-    rows = xp.arange(n, dtype=xp.uint32)
-    return threefry2x32(key, xp.broadcast_to(indices[:, None], shape), xp.broadcast_to(rows, shape))[0]
+    first, second = (_named(n) if names is None else xp.asarray(names)).T
+    keys = (xp.broadcast_to(key[0] ^ first, shape), xp.broadcast_to(key[1], shape))
+    return threefry2x32(keys, xp.broadcast_to(indices[:, None], shape), xp.broadcast_to(second, shape))[0]
+
+
+def _named(n: int) -> UInt32[np.ndarray, "n 2"]:
+    """Return the names of rows that have none."""
+    return np.stack([np.zeros(n, np.uint32), np.arange(n, dtype=np.uint32)], axis=1)
 
 
 def _within(strata: Integer[jax.Array, "n"], drawn: UInt32[jax.Array, "perm n"]) -> Integer[jax.Array, "perm n"]:
@@ -113,8 +129,8 @@ def _within(strata: Integer[jax.Array, "n"], drawn: UInt32[jax.Array, "perm n"])
 
 @numba.njit
 @no_type_check
-def _word(key, first, second):
-    k0, k1, k2 = key[0], key[1], np.uint32(key[0] ^ key[1] ^ PARITY)
+def _word(k0, k1, first, second):
+    k2 = np.uint32(k0 ^ k1 ^ PARITY)
     even, odd = ROTATIONS
     first, second = np.uint32(first + k0), np.uint32(second + k1)
     first, second = _four_rounds(first, second, even, k1, k2, 1)
@@ -173,13 +189,14 @@ def _argsort(row_words, perm):
 
 @numba.njit(parallel=True)
 @no_type_check
-def _draw(key, indices, members, edges, perms):
+def _draw(key, indices, names, members, edges, perms):
     """Draw within strata: stratum s has the rows members[edges[s]] .. members[edges[s + 1] - 1], in order."""
     count, n = perms.shape
     for q in numba.prange(count):
         drawn, order = np.empty(n, dtype=np.uint32), np.empty(n, dtype=np.uint32)
         for j in range(n):
-            drawn[j] = _word(key, indices[q], members[j])
+            a, b = names[members[j]]
+            drawn[j] = _word(np.uint32(key[0] ^ a), key[1], indices[q], b)
         for s in range(len(edges) - 1):
             first, stop = edges[s], edges[s + 1]
             _argsort(drawn[first:stop], order[first:stop])

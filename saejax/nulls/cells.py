@@ -19,7 +19,7 @@ from saejax.nulls.results import NullResult
 
 Label: TypeAlias = Any  # a word or a whole number; keys of a Mapping are invariant, so neither type would do
 ALL = "all"
-DIGESTS = {"x_sha256", "y_sha256", "shuffle_sha256"}
+DIGESTS = {"x_sha256", "y_sha256", "shuffle_sha256", "names_sha256"}
 CORRECTED = {"p_corrected", "p_floor", "correction"}
 COLUMNS = {"cell", "error", "draws", *DIGESTS, *CORRECTED, *(field.name for field in dataclasses.fields(NullResult))}
 LONGEST_FILE_NAME = 100
@@ -37,6 +37,9 @@ class Cell:
         x_ids: which feature each row of x is; without ids, features are told apart by their rows.
         y_ids: the same for y.
         row_labels: one per row, where the scheme needs them.
+        x_set: name of what the ids of x are of, a layer for instance: cells with the same set and id have the same
+            feature, and draw alike where they are coupled by x.
+        y_set: the same for y.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Cell:
     x_ids: Ids | None = dataclasses.field(default=None, repr=False)
     y_ids: Ids | None = dataclasses.field(default=None, repr=False)
     row_labels: Ids | None = dataclasses.field(default=None, repr=False)
+    x_set: Label | None = None
+    y_set: Label | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not stand in a table of results."""
@@ -134,6 +139,8 @@ def _cells(
                 labels={"x_layer": layers[0], "y_layer": layers[1], "subspace": name},
                 x_ids=x_ids[kept],
                 y_ids=y_ids[kept],
+                x_set=layers[0],
+                y_set=layers[1],
             )
 
 

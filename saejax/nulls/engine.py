@@ -187,7 +187,9 @@ def design_of(
     """
     every, count = arrangement.shuffle.count, permutations
     method: Method = "sampled" if stop_after is None else "sequential"
-    if first == 0 and every is not None and every <= permutations:
+    # Coupled re-pairings are drawn, however few there are: they go with those of other cells.
+    coupled = arrangement.shuffle.names is not None
+    if first == 0 and every is not None and every <= permutations and not coupled:
         method, count, stop_after = "enumerated", every, None
     return Design(
         n=arrangement.pair.n, units=arrangement.shuffle.units, rows=arrangement.rows,

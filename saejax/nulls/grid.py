@@ -34,6 +34,7 @@ from saejax.nulls.engine import (
 )
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
 from saejax.nulls.inference import Design
+from saejax.nulls.multiplicity import LEVEL, check_correction, check_floor
 from saejax.nulls.numbers import check_numbers, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
@@ -43,6 +44,7 @@ from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
 from saejax.similarity import Measure
 
+SIDES = ("x", "y")
 LOG = logging.getLogger(__name__)
 STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
 LARGEST_STACK = 16
@@ -61,6 +63,9 @@ def grid_test(
     seed: int,
     out: Path,
     duplicates: Duplicates = "refuse",
+    couple: str | None = None,
+    correction: str | None = None,
+    level: float = LEVEL,
     batch: int | None = None,
     impl: Impl | None = None,
     memory_gib: float = MEMORY_GIB,
@@ -77,6 +82,11 @@ def grid_test(
         out: run directory for results, failures and draws. The same call with the same directory scores what it
             lacks, and tries again what failed.
         duplicates: as in `permutation_test`.
+        couple: `x` or `y` where cells share features of that side: re-pairing i then puts those in the same order in
+            all of them, so that draws depend on each other as the scores do. Features are told by the ids and sets of
+            the cells, and each stands in one pair of a cell. All re-pairings are drawn, however few there are.
+        correction: for the number of results, as in `GridResults.corrected`; none when None.
+        level: what a corrected p is to be held against.
         batch: re-pairings of a cell that are scored together.
         impl: `host` or `jax`; `host` on CPU and `jax` on accelerators when absent.
         memory_gib: memory for all that is made of the matrices, in GiB: while they are prepared, and with a batch.
@@ -88,8 +98,8 @@ def grid_test(
 
     Raises:
         InputError: there are no cells, two of one name, or one whose name stands for other matrices in `out`; a
-            measure or scheme is unknown, a number leaves no null, or `out` holds another run. What is wrong with a
-            single cell is reported instead.
+            measure or scheme is unknown, a number leaves no null, or `out` holds another run; re-pairings are too few
+            for the correction. What is wrong with a single cell is reported instead.
     """
     chosen = find_measures(measures, rank_bits)
     find_scheme(scheme)
@@ -99,7 +109,14 @@ def grid_test(
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)
     names = tuple(measure.name for measure in chosen)
-    identity = GridIdentity(names, permutations, rank_bits, scheme, Told(duplicates=duplicates).duplicates, seed)
+    if couple not in (None, *SIDES):
+        raise InputError(f"couple {couple!r} must be one of {', '.join(SIDES)}")
+    if correction is not None:
+        check_correction(correction, level, couple is not None)
+        if total is not None:
+            check_floor(correction, level, total * len(names), permutations)
+    told = Told(duplicates=duplicates)
+    identity = GridIdentity(names, permutations, rank_bits, scheme, told.duplicates, seed, couple)
     folder = GridFolder(out, identity)
     with progress("null grid", total=None if total is None else total * len(names)) as advance:
         work = _Work(
@@ -109,7 +126,7 @@ def grid_test(
     results = folder.finish(order)
     for failure in results.failures:
         LOG.warning("%s", failure_line(failure))
-    return results
+    return results if correction is None else results.corrected(correction, level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +285,7 @@ class _Work:
 
 def _stackable(null: Null) -> bool:
     """Tell whether a null is small, and its re-pairings are drawn where it is scored."""
-    return null.n <= LADDER[-1] and null.shuffle.plain and not null.listed
+    return null.n <= LADDER[-1] and null.shuffle.drawn_on_devices and not null.listed
 
 
 def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from saejax import artifacts, mesh
 from saejax.errors import InputError
@@ -50,6 +51,8 @@ class GridIdentity:
     """Whether features in several pairs are refused or accepted."""
     seed: int
     """Seed of the re-pairings."""
+    coupled: str | None = None
+    """Side by whose features cells draw alike, where they do."""
 
 
 class GridResults(Results[dict[str, Any]]):
@@ -58,12 +61,20 @@ class GridResults(Results[dict[str, Any]]):
     Attributes:
         failures: cell, labels, measure and error of what could not be scored; the measure is None where it is the
             whole cell.
+        path: the run directory, where the draws are.
+        coupled: side by whose features cells drew alike, where they did.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], failures: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        failures: Sequence[dict[str, Any]],
+        path: Path,
+        coupled: str | None,
+    ) -> None:
         """Keep records in their order."""
         super().__init__(records)
-        self.failures = list(failures)
+        self.failures, self.path, self.coupled = list(failures), path, coupled
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records."""
@@ -79,8 +90,9 @@ class GridResults(Results[dict[str, Any]]):
         """Correct p for the number of results, those of all cells and measures together.
 
         Args:
-            correction: `holm`, for the chance of any false rejection, or `benjamini_hochberg`, for the share of false
-                ones among all.
+            correction: `holm`, `min_p` or `max_t` for the chance of any false rejection, `benjamini_hochberg` for the
+                share of false ones among all; `min_p` and `max_t` use how results depend on each other, of a grid
+                whose cells are coupled.
             level: what a corrected p is to be held against.
 
         Returns:
@@ -88,9 +100,15 @@ class GridResults(Results[dict[str, Any]]):
             `correction`.
 
         Raises:
-            InputError: there is one result, or draws are too few for any to reach the level.
+            InputError: there is one result, draws are too few for any to reach the level, or cells are not coupled.
         """
-        return GridResults(corrected(self, correction, level), self.failures)
+        draws = None if self.coupled is None else self._draws
+        return GridResults(corrected(self, correction, level, draws), self.failures, self.path, self.coupled)
+
+    def _draws(self, record: dict[str, Any]) -> Float[np.ndarray, "perm"]:
+        """Return the draws of a result."""
+        with np.load(self.path / record["draws"]) as kept:
+            return kept[record["measure"]]
 
 
 def arranged(cell: Cell, identity: GridIdentity) -> Arrangement:
@@ -99,7 +117,9 @@ def arranged(cell: Cell, identity: GridIdentity) -> Arrangement:
     Raises:
         InputError: its pairs are not exchangeable as the scheme says.
     """
-    told = Told(cell.x_ids, cell.y_ids, cell.row_labels, identity.duplicates)
+    sets = {"x": cell.x_set, "y": cell.y_set}
+    coupled = None if identity.coupled is None else (identity.coupled, sets[identity.coupled])
+    told = Told(cell.x_ids, cell.y_ids, cell.row_labels, identity.duplicates, coupled)
     return check_pairing(cell.x, cell.y, (), identity.scheme, told)
 
 
@@ -226,10 +246,11 @@ def load_grid(path: Path | str) -> GridResults:
         InputError: it holds no grid.
     """
     path = Path(path)
-    kind = artifacts.read_manifest(path)["kind"]
-    if kind != KIND:
-        raise InputError(f"{path} holds a run of kind {kind!r} where {KIND!r} is needed")
-    return GridResults(list(_read(path, RESULTS)), list(_read(path, FAILURES)))
+    manifest = artifacts.read_manifest(path)
+    if manifest["kind"] != KIND:
+        raise InputError(f"{path} holds a run of kind {manifest['kind']!r} where {KIND!r} is needed")
+    coupled = manifest["config"]["coupled"]
+    return GridResults(list(_read(path, RESULTS)), list(_read(path, FAILURES)), path, coupled)
 
 
 def _read(path: Path, kind: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Which feature each row is, and which rows are one feature: by id, or by equal rows where there are no ids."""
 
 import dataclasses
+import hashlib
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -103,3 +104,9 @@ def plain_values(values: Any, name: str, what: str) -> list[Hashable]:
         if not isinstance(key, Hashable) or key != key:  # NaN is not itself
             raise InputError(f"{name} has {key!r} for row {row}, which names no {what}; give a number or a word")
     return keys
+
+
+def two_words(*what: Hashable) -> tuple[int, int]:
+    """Return 64 bits that name something, alike wherever it is named."""
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")

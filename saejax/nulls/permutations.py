@@ -39,6 +39,7 @@ def on_host(
     indices: UInt32[np.ndarray, "perm"],
     n: int,
     strata: Int32[np.ndarray, "n"] | None = None,
+    names: UInt32[np.ndarray, "n 2"] | None = None,
 ) -> UInt32[np.ndarray, "perm n"]:
     """Return permutations `indices` of n rows, by numba.
 
@@ -47,8 +48,9 @@ def on_host(
         indices: which permutations.
         n: rows to permute.
         strata: a number per row; rows are permuted among those of their number. All n when None.
+        names: two words per row, by which it draws wherever it stands; by its number when None.
     """
-    return np.asarray(draw_permutations(key, indices, n, impl="numba", strata=strata))
+    return np.asarray(draw_permutations(key, indices, n, impl="numba", strata=strata, names=names))
 
 
 def extended(perms: Integer[np.ndarray, "perm n"], rows: int) -> Integer[np.ndarray, "perm rows"]:

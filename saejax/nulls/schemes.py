@@ -35,7 +35,7 @@ from jaxtyping import Float, Int, Integer, UInt32
 
 from saejax import artifacts
 from saejax.errors import InputError
-from saejax.nulls.identity import Features, Ids, plain_values
+from saejax.nulls.identity import Features, Ids, plain_values, two_words
 from saejax.nulls.permutations import as_indices, on_host
 from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import Pair
@@ -55,12 +55,15 @@ class Told:
         y_ids: the same for y.
         row_labels: the stratum of each pair, or the document of each stimulus.
         duplicates: whether features in several pairs are refused, or accepted as if each pair were of its own.
+        coupled: the side whose features draw by what they are, `x` or `y`, and the name of the set that its ids are
+            of; rows draw by their places when None.
     """
 
     x_ids: Ids | None = None
     y_ids: Ids | None = None
     row_labels: Ids | None = None
     duplicates: str = "refuse"
+    coupled: tuple[str, Hashable] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a word for duplicates that is none of the two."""
@@ -104,6 +107,8 @@ class Arrangement(NamedTuple):
         if not self.plain:
             strata = [] if self.shuffle.strata is None else self.shuffle.strata.tolist()
             found["shuffle"] = artifacts.fingerprint([strata, self.shuffle.together, self.beside])
+        if self.shuffle.names is not None:
+            found["names"] = artifacts.array_sha256(self.shuffle.names)
         return found
 
 
@@ -117,6 +122,7 @@ class Scheme:
         arrange: `(pair, told) -> Arrangement`; raises `InputError` when the pairs are not such units.
         needs_labels: whether `row_labels` say what the units are; else there must be none.
         accepts_repeats: whether features in several pairs can be accepted.
+        couples: whether features can draw by what they are.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Scheme:
     arrange: Callable[[Pair, Told], Arrangement]
     needs_labels: bool = False
     accepts_repeats: bool = False
+    couples: bool = False
 
 
 def find_scheme(name: str) -> Scheme:
@@ -165,11 +172,16 @@ def arrange(pair: Pair, scheme: str, told: Told) -> Arrangement:
         raise InputError(f"scheme {scheme} has no use for row_labels; leave them out, or choose one of {which}")
     if told.duplicates == "accept" and not found.accepts_repeats:
         raise InputError(f"duplicates 'accept' has no meaning under scheme {scheme}; leave it out")
+    if told.coupled is not None and not found.couples:
+        which = ", ".join(each.name for each in SCHEMES.values() if each.couples)
+        raise InputError(f"couple {told.coupled[0]!r} has no meaning under scheme {scheme}; choose one of {which}")
     return found.arrange(pair, told)
 
 
 def _uniform(pair: Pair, told: Told) -> Arrangement:
-    return Arrangement(pair, Shuffle(pair.n), pair.n, _repeats(pair, told, "uniform"))
+    repeats = _repeats(pair, told, "uniform")
+    pair, shuffle = _coupled(pair, Shuffle(pair.n), told)
+    return Arrangement(pair, shuffle, pair.n, repeats)
 
 
 def _strata(pair: Pair, told: Told) -> Arrangement:
@@ -182,7 +194,8 @@ def _strata(pair: Pair, told: Told) -> Arrangement:
         )
     if len(labels) == 1:
         raise InputError(f"row_labels are all {labels[0]!r}; give at least two strata, or choose scheme uniform")
-    return Arrangement(pair, Shuffle(pair.n, strata.astype(np.int32)), pair.n, repeats, int(np.sum(sizes == 1)))
+    pair, shuffle = _coupled(pair, Shuffle(pair.n, strata.astype(np.int32)), told)
+    return Arrangement(pair, shuffle, pair.n, repeats, int(np.sum(sizes == 1)))
 
 
 def _collapse(pair: Pair, told: Told) -> Arrangement:
@@ -302,6 +315,28 @@ def _labels(pair: Pair, told: Told) -> tuple[Int[np.ndarray, "n"], tuple[Hashabl
     return np.array([places.setdefault(key, len(places)) for key in keys]), tuple(places)
 
 
+def _coupled(pair: Pair, shuffle: Shuffle, told: Told) -> tuple[Pair, Shuffle]:
+    """Sort pairs by the names of their features on one side, and let those draw; nothing where that is not asked for.
+
+    Raises:
+        InputError: that side has no ids, or a feature stands in several pairs.
+    """
+    if told.coupled is None:
+        return pair, shuffle
+    side, of = told.coupled
+    x, y = _features(pair, told)
+    features = x if side == "x" else y
+    if not features.told:
+        raise InputError(f"couple {side!r} needs {side}_ids: features that several cells share are told by them")
+    if features.repeats:
+        raise InputError(f"couple {side!r}: {features.first_repeat()}; coupled cells have each feature once")
+    names = np.array([two_words(of, name) for name in features.names], np.uint32)
+    order = np.lexsort(names.T[::-1])
+    strata = None if shuffle.strata is None else shuffle.strata[order]
+    sorted_pair = Pair.of(*(each.values[order] for _, each in pair.sides))
+    return sorted_pair, dataclasses.replace(shuffle, strata=strata, names=names[order])
+
+
 def _features(pair: Pair, told: Told) -> tuple[Features, Features]:
     ids = (told.x_ids, told.y_ids)
     x, y = (Features.of(side.values, each, name) for (name, side), each in zip(pair.sides, ids, strict=True))
@@ -337,11 +372,20 @@ def _means(rows: Float[np.ndarray, "n d"], unit: Int[np.ndarray, "n"]) -> Float[
 
 
 UNIFORM = Scheme(
-    "uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _uniform, accepts_repeats=True
+    "uniform",
+    "a pair of a one-to-one pairing; any feature of y may go with any of x",
+    _uniform,
+    accepts_repeats=True,
+    couples=True,
 )
 COLLAPSE = Scheme("collapse", "a feature of the side that repeats, with the mean of all its partners", _collapse)
 STRATA = Scheme(
-    "strata", "a pair, whose features may go with those of pairs of its label", _strata, True, accepts_repeats=True
+    "strata",
+    "a pair, whose features may go with those of pairs of its label",
+    _strata,
+    True,
+    accepts_repeats=True,
+    couples=True,
 )
 STIMULUS = Scheme("stimulus", "a document, each side's rows of which are replaced by their mean", _stimulus, True)
 STIMULUS_BLOCKS = Scheme("stimulus_blocks", "a document, the rows of which move in their order", _stimulus_blocks, True)

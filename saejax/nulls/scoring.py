@@ -206,7 +206,7 @@ class Null:
 
     def score_range(self, start: int, stop: int) -> list[Bounds]:
         """Return the float32 cores of re-pairings `start` to `stop - 1`, by measure, as intervals of arrays."""
-        if self.impl == "host" or self.listed or not self.shuffle.plain:
+        if self.impl == "host" or self.listed or not self.shuffle.drawn_on_devices:
             return self.score(self.perms(np.arange(start, stop)))
         indices = jax.device_put(drawing.as_indices(start, stop), spread(device_mesh("perm")))
         return self.score(_draw_on_devices(self.key, indices, np.uint32(self.n), self.rows))

@@ -25,16 +25,24 @@ class Shuffle:
         n: rows.
         strata: a number per unit, at least 0; units are exchanged among those of their number. All when None.
         together: consecutive rows of a unit, a divisor of n.
+        names: two words per unit, so that re-pairing i puts two units in the same order in every shuffle that has
+            both; each shuffle draws for itself when None.
     """
 
     n: int
     strata: Int32[np.ndarray, "units"] | None = None
     together: int = 1
+    names: UInt32[np.ndarray, "units 2"] | None = None
 
     @property
     def plain(self) -> bool:
         """Whether every row may take any place: all n! re-pairings, of which exact moments are known."""
         return self.strata is None and self.together == 1
+
+    @property
+    def drawn_on_devices(self) -> bool:
+        """Whether a device can draw it: any row to any place, by its number."""
+        return self.plain and self.names is None
 
     @property
     def units(self) -> int:
@@ -65,7 +73,7 @@ class Shuffle:
 
     def drawn(self, key: UInt32[np.ndarray, "2"], indices: UInt32[np.ndarray, "perm"]) -> UInt32[np.ndarray, "perm n"]:
         """Return random re-pairings by their numbers, on the host."""
-        return self._of_rows(drawing.on_host(key, indices, self.units, strata=self.strata))
+        return self._of_rows(drawing.on_host(key, indices, self.units, self.strata, self.names))
 
     def listed(self, indices: Int[np.ndarray, "perm"]) -> UInt32[np.ndarray, "perm n"]:
         """Return re-pairings by their places in the list of all, the first of which changes nothing.

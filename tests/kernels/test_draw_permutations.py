@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def test_threefry_gives_the_published_answers(key: tuple, counter: tuple, output
     assert tuple(int(word[0]) for word in drawing.threefry2x32(array(*key), first, second)) == output
     on_device = jax.jit(drawing.threefry2x32)(*map(jnp.asarray, (array(*key), first, second)))
     assert tuple(int(word[0]) for word in on_device) == output
-    assert drawing._word(array(*key), first[0], second[0]) == output[0]
+    assert drawing._word(*array(*key), first[0], second[0]) == output[0]
 
 
 def test_words_agree_with_the_threefry_of_jax() -> None:
@@ -109,6 +110,38 @@ def test_numba_sorts_any_words_stably(rows: int) -> None:
 
 def test_jax_sorts_equal_words_stably(monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.random.default_rng(0).integers(4, size=(2, 3000)).astype(np.uint32)
-    monkeypatch.setattr(drawing, "words", lambda key, indices, n: jnp.asarray(few))
+    monkeypatch.setattr(drawing, "words", lambda key, indices, n, names: jnp.asarray(few))
     expected = np.argsort(few, axis=1, kind="stable")
     np.testing.assert_array_equal(from_jax(array(0, 0), array(0, 1), 3000), expected)
+
+
+@pytest.mark.parametrize("impl", ["numba", "jax"])
+def test_rows_with_names_draw_by_them_wherever_they_stand(impl: Any) -> None:
+    """Any subset, in any order, is put in the order in which all are; names that count rows change nothing."""
+    rng = np.random.default_rng(3)
+    key, indices = array(5, 6), np.arange(40, dtype=np.uint32)
+    names = rng.integers(2**32, size=(30, 2), dtype=np.uint32)
+    strata = rng.integers(3, size=30)
+
+    def drawn(n: int, **given: np.ndarray) -> np.ndarray:
+        chosen = {name: jnp.asarray(each) if impl == "jax" else each for name, each in given.items()}
+        as_given = (jnp.asarray(key), jnp.asarray(indices)) if impl == "jax" else (key, indices)
+        return np.asarray(draw_permutations(*as_given, n, impl=impl, **chosen))
+
+    every = drawn(30, names=names)
+    assert len({tuple(perm) for perm in every.tolist()}) == 40
+    kept = rng.permutation(30)[:17]
+    for perm, part in zip(every, drawn(17, names=names[kept]), strict=True):
+        order = [row for row in perm if row in kept]
+        assert kept[part].tolist() == order
+    places = np.stack([np.zeros(30, np.uint32), np.arange(30, dtype=np.uint32)], axis=1)
+    np.testing.assert_array_equal(drawn(30, names=places), drawn(30))
+    np.testing.assert_array_equal(drawn(30, names=places, strata=strata), drawn(30, strata=strata))
+
+
+def test_named_rows_draw_alike_in_jax_and_numba() -> None:
+    names = np.random.default_rng(4).integers(2**32, size=(200, 2), dtype=np.uint32)
+    key, indices = array(2**31, 9), np.arange(50, dtype=np.uint32)
+    by_numba = draw_permutations(key, indices, 200, impl="numba", names=names)
+    by_jax = draw_permutations(jnp.asarray(key), jnp.asarray(indices), 200, impl="jax", names=jnp.asarray(names))
+    np.testing.assert_array_equal(by_numba, by_jax)
