@@ -204,10 +204,14 @@ class Expectation(NamedTuple):
     Attributes:
         moments: exact moments of the score under the scheme, where they have a closed form.
         predicted_mean: the mean that an asymptotic law of the uniform scheme predicts, where there is one.
+        best: score of a perfect match; None where the matrices differ between draws.
+        directions: numbers of directions that the measure lays on each other freely, if it does.
     """
 
     moments: Moments | None
     predicted_mean: float | None
+    best: float | None
+    directions: tuple[int, int] | None
 
 
 def expectations(measures: Sequence[Measure], arrangement: Arrangement) -> list[Expectation]:
@@ -220,10 +224,15 @@ def expectations(measures: Sequence[Measure], arrangement: Arrangement) -> list[
         arrangement: the matrices and which re-pairings of them are equally likely.
     """
     pair = arrangement.pair
-    if not arrangement.plain:
-        return [Expectation(None, None) for _ in measures]
+    if arrangement.pairing is not None or arrangement.pick is not None:
+        return [Expectation(None, None, None, None) for _ in measures]
     return [
-        Expectation(measure.moments(pair, "uniform"), measure.predicted_mean(pair) if measure.predicted_mean else None)
+        Expectation(
+            measure.moments(pair, "uniform") if arrangement.plain else None,
+            measure.predicted_mean(pair) if measure.predicted_mean and arrangement.plain else None,
+            measure.best(pair),
+            measure.directions(pair) if measure.directions else None,
+        )
         for measure in measures
     ]
 
@@ -250,7 +259,19 @@ def judged(
     picked = null.picked if isinstance(null, Representatives) else [None] * len(cores)
     measures = zip(null.plan.measures, null.own, null.observed, cores, rescored, expected, picked, strict=True)
     return NullResults(
-        judge(measure, own, design, observed, drawn, again, known.moments, known.predicted_mean, picks)
+        judge(
+            measure,
+            own,
+            design,
+            observed,
+            drawn,
+            again,
+            known.moments,
+            known.predicted_mean,
+            known.best,
+            known.directions,
+            picks,
+        )
         for measure, own, observed, drawn, again, known, picks in measures
     )
 

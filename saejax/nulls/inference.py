@@ -128,6 +128,8 @@ def judge(
     rescored: Bool[np.ndarray, "perm"],
     exact: Moments | None = None,
     predicted_mean: float | None = None,
+    best: float | None = None,
+    directions: tuple[int, int] | None = None,
     picks: Float[np.ndarray, "picks"] | None = None,
 ) -> NullResult:
     """Hold an observed core against its null draws.
@@ -141,6 +143,8 @@ def judge(
         rescored: which of them were scored again in float64.
         exact: moments of the score under the scheme, where they are known.
         predicted_mean: mean of the score by an asymptotic law, where there is one.
+        best: score of a perfect match, where it is known.
+        directions: numbers of directions of x and y that the measure lays on each other freely, if it does.
         picks: core of each pick, where the observed one is their mean.
 
     Returns:
@@ -159,6 +163,7 @@ def judge(
         score_error=measure.score_error(own), rescored=int(rescored.sum()),
         exact_mean=exact.mean if exact else None, exact_sd=exact.sd if exact and np.isfinite(exact.sd) else None,
         exact_z=exact_z(score, exact, resolution) if exact else None, predicted_mean=predicted_mean,
+        best=best, kx=directions[0] if directions else None, ky=directions[1] if directions else None,
         **_spread(None if picks is None else measure.scores(own, picks)),
     )  # fmt: skip
 
@@ -169,6 +174,17 @@ def _spread(picks: Float[np.ndarray, "picks"] | None) -> dict[str, Any]:
         return {"picks": 1, "pick_sd": None, "pick_low": None, "pick_high": None}
     low, high = float(picks.min()), float(picks.max())
     return {"picks": len(picks), "pick_sd": float(picks.std(ddof=1)), "pick_low": low, "pick_high": high}
+
+
+def calibrated_score(observed: float, mean: float, best: float | None) -> float | None:
+    """Return where a score lies between the mean of its null, 0, and a perfect match, 1.
+
+    Args:
+        observed: score of the pairing.
+        mean: mean score of the re-pairings.
+        best: score of a perfect match; None where it is not known.
+    """
+    return None if best is None or best == mean else (observed - mean) / (best - mean)
 
 
 def exact_z(observed: float, moments: Moments, resolution: float) -> float | None:
@@ -198,8 +214,8 @@ def merge(results: Sequence[NullResult]) -> NullResult:
         raise InputError("results [] are none; give at least one")
     same = (
         "measure", "n", "units", "rows", "observed", "scheme", "tail", "method", "seed", "repeats", "fixed",
-        "score_error", "exact_mean", "exact_sd", "exact_z", "predicted_mean", "picks", "pick_sd", "pick_low",
-        "pick_high", "stop_after",
+        "score_error", "exact_mean", "exact_sd", "exact_z", "predicted_mean", "best", "kx", "ky", "picks",
+        "pick_sd", "pick_low", "pick_high", "stop_after",
     )  # fmt: skip
     for left, right in itertools.pairwise(ordered):
         for name in same:
@@ -261,6 +277,7 @@ def _result(
     m, mean, every = len(draws), float(draws.mean()), method == "enumerated"
     sd = float(draws.std(ddof=0 if every else 1)) if m > 1 else None
     z = (given["observed"] - mean) / sd if sd is not None and sd > given["resolution"] else None
+    expected = mean if given["exact_mean"] is None else given["exact_mean"]
     if _stopped(exceedances, method, given["stop_after"]):
         p, two_sided, (low, high) = exceedances / m, None, negative_binomial(exceedances, m)
     else:
@@ -269,5 +286,6 @@ def _result(
         low, high = (p, p) if every else clopper_pearson(exceedances, m)
     return NullResult(
         draws=draws, exceedances=exceedances, shortfalls=shortfalls, method=method, permutations=m, null_mean=mean,
-        null_sd=sd, z=z, p_value=p, p_two_sided=two_sided, p_low=low, p_high=high, **given,
+        null_sd=sd, z=z, calibrated=None if z is None else calibrated_score(given["observed"], expected, given["best"]),
+        p_value=p, p_two_sided=two_sided, p_low=low, p_high=high, **given,
     )  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Method = Literal["sampled", "enumerated", "sequential"]
 
+ROOM = 3  # pairs per direction below which random pairings come close to a perfect match
 LONGEST = 1e6  # score that a table writes out
 
 
@@ -37,6 +38,9 @@ class NullResult:
         null_sd: their standard deviation, with m - 1, or m where all were scored; None for a single one.
         z: (observed - null_mean) / null_sd; None where the measure is constant under this scheme: where the SD is
             within `resolution`. It grows with n, so z at different n cannot be compared.
+        calibrated: (observed - mean) / (best - mean) with the exact mean, where it is known, or `null_mean`: 0 for
+            random pairings and 1 for a perfect match, whatever n and the measure, so that it can be compared where
+            scores cannot; None where z is, or `best`.
         p_value: one-sided toward more similar: (exceedances + 1) / (permutations + 1), or, where all re-pairings were
             scored, or a sequential test stopped, exceedances / permutations.
         p_two_sided: the same for more or less similar than chance: twice the smaller of both sides' p, at most 1; None
@@ -66,6 +70,9 @@ class NullResult:
         exact_mean: mean score over all re-pairings, in closed form; None where the measure has none, or the scheme.
         exact_sd: their standard deviation, likewise.
         exact_z: (observed - exact_mean) / exact_sd: z without sampling error.
+        best: score of a perfect match of such matrices; None where they differ between re-pairings.
+        kx: directions of x that the measure lays on those of y as they fit best (CCA and its kin); None for others.
+        ky: those of y. With n below 3 (kx + ky) random pairings score high, and little room is left above them.
         predicted_mean: mean score that an asymptotic law predicts (Wachter's, for SVCCA); a check, not a null.
         picks: number of random one-to-one picks whose mean score is reported (scheme representative); else 1.
         pick_sd: SD of the observed score over picks, with picks - 1; None for one.
@@ -82,6 +89,7 @@ class NullResult:
     null_mean: float
     null_sd: float | None
     z: float | None
+    calibrated: float | None
     p_value: float
     p_two_sided: float | None
     p_low: float
@@ -104,6 +112,9 @@ class NullResult:
     exact_sd: float | None
     exact_z: float | None
     predicted_mean: float | None
+    best: float | None
+    kx: int | None
+    ky: int | None
     picks: int
     pick_sd: float | None
     pick_low: float | None
@@ -234,7 +245,19 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
         repeat or stayed, and what a scheme made of the pairs.
     """
     cells = [
-        (*names, "n", "observed", "null mean", "null SD", "z", "exact z", "p", "corrected p", "95 % interval of p"),
+        (
+            *names,
+            "n",
+            "observed",
+            "null mean",
+            "null SD",
+            "z",
+            "exact z",
+            "calibrated",
+            "p",
+            "corrected p",
+            "95 % interval of p",
+        ),
         *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
     lines = aligned(cells)
@@ -271,6 +294,13 @@ def _notes(record: dict[str, Any]) -> Iterator[str]:
         yield f"p is no valid one: {record['repeats']:,} of {rows} pairs repeat a feature, and were shuffled singly"
     if record["fixed"]:
         yield f"{record['fixed']:,} of {units} pairs are alone in their stratum and stayed as they are"
+    few = record["z"] is not None and record["kx"] is not None
+    if few and record["n"] < ROOM * (record["kx"] + record["ky"]):
+        yield (
+            f"{record['measure']} lays {record['kx']} and {record['ky']} directions on each other: {record['n']:,} "
+            f"pairs are fewer than {ROOM} for each, so random pairings score high; compare calibrated scores, or keep "
+            "fewer directions"
+        )
     if record["picks"] > 1:
         low, high, sd = (number(record[key], ".4g") for key in ("pick_low", "pick_high", "pick_sd"))
         yield f"{record['measure']} is the mean over {record['picks']} picks: {low} to {high}, SD {sd}"
@@ -282,7 +312,7 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     interval = f"{record['p_low']:.2g} - {record['p_high']:.2g}"
     form = ".5f" if abs(record["observed"]) < LONGEST else ".5e"
     scores = (number(record[key], form) for key in ("observed", "null_mean", "null_sd"))
-    zs = (number(record[key], ".2f") for key in ("z", "exact_z"))
+    zs = *(number(record[key], ".2f") for key in ("z", "exact_z")), number(record["calibrated"], ".4f")
     ps = (number(record.get(key), ".2g") for key in ("p_value", "p_corrected"))
     return (str(record["n"]), *scores, *zs, *ps, interval)
 

@@ -26,7 +26,7 @@ import numpy as np
 import scipy.linalg
 
 from saejax.similarity.bases import BASES, padded
-from saejax.similarity.measure import Measure
+from saejax.similarity.measure import Measure, all_directions
 from saejax.similarity.pair import Pair
 from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
 from saejax.types import AnyArray
@@ -56,5 +56,6 @@ CCA_MEAN_SQUARED = Measure(
     core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.saturated,
+    directions=all_directions,
     exact_moments=functools.partial(squares_moments, own),
 )

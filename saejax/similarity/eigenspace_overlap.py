@@ -36,7 +36,7 @@ from saejax_kernels import weighted_squares
 from saejax_kernels.summation import pairwise_sum
 
 from saejax.similarity.bases import BASES, padded
-from saejax.similarity.measure import Bounds, Measure, exactly
+from saejax.similarity.measure import Bounds, Measure, all_directions, exactly
 from saejax.similarity.moments import Moments, factor_sums, uncentred_moments
 from saejax.similarity.pair import EPSILON, Pair, Side
 from saejax.types import AnyArray, Permutation
@@ -86,6 +86,12 @@ def core(own: OverlapState, values: tuple[AnyArray, ...], perm: Permutation) -> 
     return exactly((whole - lacking_x - lacking_y + both**2) / own.columns)
 
 
+def best(pair: Pair) -> float:
+    """Return the overlap of two subspaces of which one lies in the other, of as many directions as there can be."""
+    widths = [side.values.shape[1] for _, side in pair.sides]
+    return min(*widths, pair.n) / max(widths)
+
+
 def exact_moments(pair: Pair, skewness: bool) -> Moments:
     """Return the exact mean and SD over all re-pairings; the skewness has no closed form here."""
     sums = [factor_sums(scipy.linalg.orth(side.values)) for _, side in pair.sides]
@@ -121,6 +127,8 @@ EIGENSPACE_OVERLAP = Measure(
     own=own,
     core=core,
     reference=reference,
+    directions=all_directions,
+    best=best,
     constant=lambda pair: any(np.linalg.matrix_rank(side.values) == pair.n for _, side in pair.sides),
     exact_moments=exact_moments,
 )

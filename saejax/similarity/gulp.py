@@ -30,7 +30,7 @@ import scipy.linalg
 from jaxtyping import Float
 
 from saejax.similarity.bases import BASES, padded
-from saejax.similarity.measure import Measure
+from saejax.similarity.measure import Measure, all_directions
 from saejax.similarity.moments import Moments
 from saejax.similarity.pair import Pair
 from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
@@ -67,6 +67,11 @@ def score_of(own: GulpState, core: AnyArray) -> AnyArray:
     return core.__array_namespace__().maximum(own.total - 2 * own.least * core, 0)
 
 
+def best(pair: Pair) -> float:
+    """Return the squared distance of two subspaces of which one lies in the other."""
+    return float(abs(pair.x.rank - pair.y.rank))
+
+
 def exact_moments(pair: Pair, skewness: bool) -> Moments:
     """Return the exact moments of the squared distance over all re-pairings."""
     state = own(pair)
@@ -92,6 +97,8 @@ GULP = Measure(
     core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.saturated,
+    directions=all_directions,
+    best=best,
     score_of=score_of,
     exact_moments=exact_moments,
 )

@@ -23,7 +23,7 @@ import functools
 import numpy as np
 
 from saejax.similarity.bases import BASES, padded
-from saejax.similarity.measure import Measure
+from saejax.similarity.measure import Measure, all_directions
 from saejax.similarity.pair import Pair
 from saejax.similarity.squares import SquaresState, squares_core, squares_core_batch, squares_moments
 from saejax.types import AnyArray
@@ -54,5 +54,6 @@ LINEAR_REGRESSION = Measure(
     core_batch=squares_core_batch,
     reference=reference,
     constant=lambda pair: pair.y.rank >= pair.n - 1,
+    directions=all_directions,
     exact_moments=functools.partial(squares_moments, own),
 )

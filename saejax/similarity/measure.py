@@ -113,6 +113,15 @@ def _no_error(own: Any) -> float:
     return 0.0
 
 
+def _one(pair: Pair) -> float:
+    return 1.0
+
+
+def all_directions(pair: Pair) -> tuple[int, int]:
+    """Return the ranks of both centred matrices."""
+    return pair.x.rank, pair.y.rank
+
+
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """One similarity of two matrices x `[n, dx]` and y `[n, dy]` with paired rows.
@@ -141,6 +150,9 @@ class Measure:
             scheme.
         invariances_of_y: the same for y, where it is not what may be done to x.
         score_error: `(own) -> float`, bound on how far any score is from the definition's; 0 unless given.
+        best: `(pair) -> float`, score of a perfect match of matrices of these shapes and sizes; 1 unless given.
+        directions: `(pair) -> (kx, ky)`, numbers of directions that are laid on each other freely, so that random
+            pairings score the higher the more there are for n; None for measures that do not.
     """
 
     name: str
@@ -161,6 +173,8 @@ class Measure:
     predicted_mean: Callable[[Pair], float] | None = None
     invariances_of_y: tuple[str, ...] | None = None
     score_error: Callable[[Any], float] = _no_error
+    best: Callable[[Pair], float] = _one
+    directions: Callable[[Pair], tuple[int, int]] | None = None
 
     def invariances_of(self, side: str) -> tuple[str, ...]:
         """Return what may be done to one side, `x` or `y`, without changing the score."""

@@ -144,10 +144,12 @@ def _procrustes(
     score_of: Callable[[ProcrustesState, AnyArray], AnyArray],
     reference: Callable[[AnyArray, AnyArray], float],
     invariances: tuple[str, ...],
+    best: Callable[[Pair], float] = lambda pair: 0.0,
 ) -> Measure:
     return Measure(
         name=name, larger_is_more_similar=False, invariances=invariances, tolerance=2e-6, statistics=(BASES,),
         own=own, core=core, core_batch=core_batch, core_exact=core_exact, reference=reference, score_of=score_of,
+        best=best,
     )  # fmt: skip
 
 
@@ -159,5 +161,5 @@ ANGULAR_PROCRUSTES = _procrustes(
 )
 PROCRUSTES_SIZE_AND_SHAPE = _procrustes(
     "procrustes_size_and_shape", size_and_shape_distance, _reference_size_and_shape,
-    ("rotation", "shift", "column permutation"),
+    ("rotation", "shift", "column permutation"), lambda pair: abs(pair.x.norm - pair.y.norm),
 )  # fmt: skip

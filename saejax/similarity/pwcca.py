@@ -45,7 +45,7 @@ from jaxtyping import Float
 from saejax.errors import InputError
 from saejax.similarity.bases import BASES, PADDING
 from saejax.similarity.jacobi import left_singular_vectors
-from saejax.similarity.measure import Bounds, Measure
+from saejax.similarity.measure import Bounds, Measure, all_directions
 from saejax.similarity.pair import Pair
 from saejax.types import AnyArray, Permutation, Permutations
 
@@ -192,4 +192,5 @@ PWCCA = Measure(
     reference=reference,
     constant=lambda pair: pair.saturated,
     check=check,
+    directions=all_directions,
 )

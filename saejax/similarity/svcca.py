@@ -69,6 +69,7 @@ def svcca(*, components: int | None = None, variant: str | None = None) -> Measu
         core_batch=nuclear_core_batch, core_exact=nuclear_core_exact, check=functools.partial(_check, components),
         extent=functools.partial(_extent, components), reference=functools.partial(_reference, components),
         predicted_mean=functools.partial(_predicted_mean, components),
+        directions=functools.partial(_extent, components),
         constant=lambda pair: max(_extent(components, pair)) >= pair.n - 1,
     )  # fmt: skip
     if variant is None:

@@ -7,9 +7,11 @@ import pytest
 import scipy.stats
 
 from saejax.errors import InputError
+from saejax.nulls import permutation_test
 from saejax.nulls.inference import Design, clopper_pearson, count_exceedances, judge, merge, p_value
 from saejax.nulls.results import NullResult
 from saejax.similarity import MEASURES, Measure
+from saejax.similarity.moments import Moments
 
 RSA = dataclasses.replace(MEASURES["rsa"], score_of=lambda own, core: core, score_error=lambda own: 0.25)
 DISTANCE = dataclasses.replace(
@@ -74,12 +76,38 @@ def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
-        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "p_value", "p_two_sided",
-        "p_low", "p_high", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method", "seed", "first",
-        "repeats", "fixed", "stop_after", "resolution", "score_error", "rescored", "exact_mean", "exact_sd", "exact_z",
-        "predicted_mean", "picks", "pick_sd", "pick_low", "pick_high",
+        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "calibrated", "p_value",
+        "p_two_sided", "p_low", "p_high", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method",
+        "seed", "first", "repeats", "fixed", "stop_after", "resolution", "score_error", "rescored", "exact_mean",
+        "exact_sd", "exact_z", "predicted_mean", "best", "kx", "ky", "picks", "pick_sd", "pick_low", "pick_high",
     ]  # fmt: skip
     assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_calibrated_scores_lie_between_the_null_and_a_perfect_match() -> None:
+    """By the exact mean where it is known; for a distance, whose best score is the smallest, all the same."""
+    cores, none = np.array([1.0, 2.0, 3.0, 2.0]), np.zeros(4, bool)
+    by_draws = judge(RSA, 7.0, design(), 4.0, cores, none, best=10.0)
+    assert by_draws.calibrated == pytest.approx((4 - 2) / (10 - 2))
+    by_moments = judge(RSA, 7.0, design(), 4.0, cores, none, Moments(1.0, 0.5), best=10.0)
+    assert by_moments.calibrated == pytest.approx((4 - 1) / (10 - 1))
+    assert judge(RSA, 7.0, design(), 4.0, cores, none).calibrated is None
+    assert judge(RSA, 7.0, design(), 2.0, np.full(4, 2.0), none, best=10.0).calibrated is None
+    distance = judge(DISTANCE, 7.0, design(), 5.0, cores, none, best=-9.0)
+    assert distance.calibrated == pytest.approx((distance.observed - distance.null_mean) / (-9 - distance.null_mean))
+
+
+def test_too_few_pairs_for_the_directions_are_told() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 5)), rng.normal(size=(30, 6))
+    options = {"scheme": "uniform", "permutations": 20, "seed": 0}
+    results = permutation_test(x, y, measures=["svcca", "cka", "pwcca"], **options)
+    assert [(each.kx, each.ky) for each in results] == [(5, 6), (None, None), (5, 6)]
+    for name in ("svcca", "pwcca"):
+        assert f"{name} lays 5 and 6 directions on each other: 30 pairs are fewer than 3 for each" in str(results)
+    assert "cka lays" not in str(results)
+    fewer = permutation_test(x, y, measures=["svcca:components=5"], **options)
+    assert "directions on each other" not in str(fewer)
 
 
 def test_two_sided_p_doubles_the_smaller_side() -> None:

@@ -144,6 +144,26 @@ def test_constant_matrices_are_refused(name: str) -> None:
         MEASURES[name].prepare(*(RNG.normal(size=(8, 4)), np.full((8, 3), 0.1)))
 
 
+# What is made of a matrix that matches it perfectly, though it is another one.
+PERFECT = {
+    "procrustes_size_and_shape": lambda x: 3 * x,
+    "gulp": lambda x: x[:, :4] * 2,
+    "eigenspace_overlap": lambda x: x[:, :4] * 2,
+}
+
+
+@every_measure
+def test_nothing_scores_better_than_a_perfect_match(name: str) -> None:
+    measure, x = MEASURES[name], RNG.normal(size=(60, 6))
+    y = PERFECT.get(name, lambda x: 2 * x)(x)
+    pair = Pair.of(x, y)
+    state = measure.prepare(x, y)
+    assert measure.score_exact(state, np.arange(60)) == pytest.approx(measure.best(pair), abs=3e-7)
+    sign = 1 if measure.larger_is_more_similar else -1
+    for _ in range(20):
+        assert sign * (measure.score_exact(state, RNG.permutation(60)) - measure.best(pair)) < 1e-9
+
+
 @every_measure
 def test_size_is_known_before_the_state_is_made(name: str) -> None:
     pair = Pair.of(*matrices(70, 9, 7))
