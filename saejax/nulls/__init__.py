@@ -1,5 +1,6 @@
 """What a similarity is held against: random re-pairings under a stated scheme, and what may be inferred from them."""
 
+from saejax.nulls.arms import Arm, ArmDifference, ArmDifferences, compare_arms
 from saejax.nulls.cells import Cell, Subspace, layer_cells
 from saejax.nulls.engine import permutation_test
 from saejax.nulls.exact import ExactResult, ExactResults, exact_test
@@ -12,6 +13,9 @@ from saejax.nulls.schemes import SCHEMES, Scheme
 
 __all__ = [
     "SCHEMES",
+    "Arm",
+    "ArmDifference",
+    "ArmDifferences",
     "Cell",
     "ExactResult",
     "ExactResults",
@@ -22,6 +26,7 @@ __all__ = [
     "RandomSetResults",
     "Scheme",
     "Subspace",
+    "compare_arms",
     "exact_test",
     "grid_test",
     "layer_cells",
