@@ -4,6 +4,9 @@ Two arms, paired the same way: the features of two SAEs with their decoder rows,
 models with the rows of the matrix that they write through. Each arm is held against random pairings of its own
 pairs. Arms have different numbers of pairs, and z grows with that number, so z is never compared between them as
 they stand: the larger arm is cut to random subsets of the smaller one's size, each with a null of its own.
+
+Where a feature of x may have several partners, each feature of x is held against the mean of its partners (scheme
+`collapse`), and it is features of x that are counted and cut.
 """
 
 import csv
@@ -11,13 +14,14 @@ import dataclasses
 import io
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.features.matching import Method
 from saejax.features.pairing import Pairing, correlation_pairs, pairing_cost
 from saejax.features.sources import CodeSource, FeatureCodes, RawHook
 from saejax.nulls import NullResult, permutation_test
@@ -43,8 +47,8 @@ class CompareConfig:
     """Directory for the result."""
     measures: tuple[str, ...] = ("svcca", "rsa")
     """Measures of the paired decoder rows."""
-    method: Literal["mutual_best", "one_to_one"] = "mutual_best"
-    """How features are paired; only one-to-one pairings can be re-paired uniformly."""
+    method: Method = "mutual_best"
+    """How features are paired; many_to_one pairings are collapsed: each feature of x against its partners' mean."""
     minimum_correlation: float = 0.1
     """Smallest activation correlation that a pair may have."""
     permutations: int = 10_000
@@ -83,9 +87,11 @@ class Arm:
     x_rows: np.ndarray
     y_rows: np.ndarray
 
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.pairing.x_ids)
+    @property
+    def features(self) -> np.ndarray:
+        """The paired features of x, each once, in the order of the pairs: as many units as a null has."""
+        ids, first = np.unique(self.pairing.x_ids, return_index=True)
+        return ids[np.argsort(first)]
 
 
 def compare(config: CompareConfig) -> list[str]:
@@ -115,7 +121,7 @@ def compare(config: CompareConfig) -> list[str]:
         artifacts.write_bytes(run.path / "result.csv", to_csv(rows).encode())
         run.finish(
             x=os.path.relpath(config.x, run.path), y=os.path.relpath(config.y, run.path),
-            pairs={arm.name: len(arm) for arm in arms}, result_sha256=artifacts.fingerprint(rows),
+            pairs={arm.name: len(arm.pairing.x_ids) for arm in arms}, result_sha256=artifacts.fingerprint(rows),
         )  # fmt: skip
     return [*table(artifacts.read_json(run.path / "result.json")), str(run.path)]
 
@@ -139,12 +145,13 @@ def paired_arm(name: str, x: CodeSource, y: CodeSource, config: CompareConfig) -
     pairing = correlation_pairs(
         x, y, method=config.method, minimum_correlation=config.minimum_correlation, memory_gib=config.memory_gib
     )
-    if len(pairing.x_ids) < FEWEST_PAIRS:
+    arm = Arm(name, pairing, x.decoder_rows()[pairing.x_ids], y.decoder_rows()[pairing.y_ids])
+    if len(arm.features) < FEWEST_PAIRS:
         raise InputError(
-            f"the {name} arm has {len(pairing.x_ids)} pairs with correlation {config.minimum_correlation} or more; "
+            f"the {name} arm has {len(arm.features)} pairs with correlation {config.minimum_correlation} or more; "
             f"lower minimum_correlation or read more tokens, {FEWEST_PAIRS} pairs are needed"
         )
-    return Arm(name, pairing, x.decoder_rows()[pairing.x_ids], y.decoder_rows()[pairing.y_ids])
+    return arm
 
 
 def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -161,12 +168,12 @@ def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, A
     rows, draws = [], {}
     for arm in arms:
         seed = named_seed(config.seed, f"universality.{arm.name}")
-        for result in _null(arm, np.arange(len(arm)), config.measures, config.permutations, seed):
+        for result in _null(arm, arm.features, config.measures, config.permutations, seed):
             rows.append({"arm": arm.name, "pairs": "all", **result.record()})
             draws[f"{arm.name}/{result.measure}"] = result.draws
-    smallest = min(map(len, arms))
+    smallest = min(len(arm.features) for arm in arms)
     for arm in arms:
-        if len(arm) == smallest:
+        if len(arm.features) == smallest:
             continue
         subsets = [_subset_null(arm, smallest, index, config) for index in range(config.subsamples)]
         for results in zip(*subsets, strict=True):
@@ -219,17 +226,22 @@ def plan(config: CompareConfig) -> dict[str, str]:
     }
 
 
-def _null(arm: Arm, chosen: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int) -> list[NullResult]:
+def _null(arm: Arm, features: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int) -> list[NullResult]:
+    """Hold all pairs of some features of x against random pairings."""
+    x_ids, y_ids = arm.pairing.x_ids, arm.pairing.y_ids
+    kept = np.isin(x_ids, features)
     return permutation_test(
-        arm.x_rows[chosen], arm.y_rows[chosen], measures=list(measures), scheme="uniform",
-        permutations=permutations, seed=seed, x_ids=arm.pairing.x_ids[chosen], y_ids=arm.pairing.y_ids[chosen],
+        arm.x_rows[kept], arm.y_rows[kept], measures=list(measures),
+        scheme="uniform" if len(arm.features) == len(x_ids) else "collapse", permutations=permutations, seed=seed,
+        x_ids=x_ids[kept], y_ids=y_ids[kept],
     )  # fmt: skip
 
 
 def _subset_null(arm: Arm, size: int, index: int, config: CompareConfig) -> list[NullResult]:
     name = f"universality.{arm.name}.subset.{index}"
-    chosen = np.sort(np.asarray(jax.random.choice(named_key(config.seed, name), len(arm), (size,), replace=False)))
-    return _null(arm, chosen, config.measures, config.subsample_permutations, named_seed(config.seed, name))
+    chosen = np.asarray(jax.random.choice(named_key(config.seed, name), len(arm.features), (size,), replace=False))
+    seed = named_seed(config.seed, name)
+    return _null(arm, arm.features[chosen], config.measures, config.subsample_permutations, seed)
 
 
 def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:

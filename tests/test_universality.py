@@ -52,6 +52,28 @@ def test_z_falls_with_n_where_the_geometry_is_the_same(tmp_path: Path) -> None:
     assert z["sae", "5 subsets"] == pytest.approx(z["raw", "all"], rel=0.5)
 
 
+def test_features_with_several_partners_are_held_against_their_mean(tmp_path: Path) -> None:
+    """And are counted once, in the null of all pairs and in subsets."""
+    one, other = arm("sae", 60, 2.0, 0), arm("raw", 30, 2.0, 1)
+    rng = np.random.default_rng(2)
+    partners = np.sort(rng.integers(0, 60, size=45))
+    x_ids, y_ids = np.concatenate([np.arange(60), partners]), np.arange(105)
+    extra = one.y_rows[partners] + 0.5 * rng.normal(size=(45, 12))
+    hubs = Arm("sae", Pairing(x_ids, y_ids, np.ones(105)), one.x_rows[x_ids], np.concatenate([one.y_rows, extra]))
+    rows, _ = score_arms([hubs, other], config(tmp_path))
+    assert [(row["pairs"], row["n"], row["scheme"]) for row in rows if row["measure"] == "rsa"] == [
+        ("all", 60, "collapse"), ("all", 30, "uniform"), ("5 subsets", 30, "collapse"),
+    ]  # fmt: skip
+    assert rows[0]["rows"] == 105
+    means = np.stack([np.concatenate([one.y_rows, extra])[x_ids == i].mean(axis=0) for i in range(60)])
+    collapsed = Arm("sae", Pairing(np.arange(60), np.arange(60), np.ones(60)), one.x_rows, means)
+    expected, _ = score_arms([collapsed, other], config(tmp_path))
+    for row, plain in zip(rows, expected, strict=True):
+        assert row["observed"] == pytest.approx(plain["observed"])
+        assert row["z"] == pytest.approx(plain["z"], abs=1e-3)
+    assert CompareConfig(tmp_path, tmp_path, "a", "b", tmp_path, method="many_to_one").method == "many_to_one"
+
+
 def test_arms_of_one_size_need_no_subsets(tmp_path: Path) -> None:
     rows, _ = score_arms([arm("sae", 40, 2.0, 0), arm("raw", 40, 0.0, 1)], config(tmp_path))
     assert {row["pairs"] for row in rows} == {"all"}
