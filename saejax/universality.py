@@ -184,7 +184,7 @@ def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, A
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the lines of the small result table."""
-    header = ("arm", "pairs", "n", "measure", "paired", "null mean", "null SD", "z", "p")
+    header = ("arm", "pairs", "n", "measure", "paired", "null mean", "null SD", "z", "calibrated", "p")
     cells = [header, *(_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
@@ -252,10 +252,10 @@ def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
 
     first = results[0]
     z = [result.z for result in results if result.z is not None]
-    spread = {"z": None, "z_low": None, "z_high": None}
+    spread = {"z": None, "z_low": None, "z_high": None, "calibrated": None}
     if len(z) == len(results):
         low, high = np.percentile(z, [5, 95])
-        spread = {"z": mean("z"), "z_low": float(low), "z_high": float(high)}
+        spread = {"z": mean("z"), "z_low": float(low), "z_high": float(high), "calibrated": mean("calibrated")}
     return {
         "arm": arm.name, "pairs": f"{len(results)} subsets", "measure": first.measure, "n": first.n,
         "observed": mean("observed"), "null_mean": mean("null_mean"), "null_sd": mean("null_sd"), **spread,
@@ -267,4 +267,5 @@ def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     numbers = (f"{row[key]:.4f}" for key in ("observed", "null_mean", "null_sd"))
     z = "none" if row["z"] is None else f"{row['z']:.1f}"
-    return row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, z, f"{row['p_value']:.2g}"
+    calibrated = "none" if row["calibrated"] is None else f"{row['calibrated']:.4f}"
+    return row["arm"], row["pairs"], str(row["n"]), row["measure"], *numbers, z, calibrated, f"{row['p_value']:.2g}"
