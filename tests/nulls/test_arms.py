@@ -22,7 +22,7 @@ def arm(rng: np.random.Generator, name: str, n: int, noise: float, d: int = D) -
 def expected(n: int, noise: float, measures: list[str]) -> np.ndarray:
     """Return the mean calibrated score of such pairs, by measure."""
     rng, scores = np.random.default_rng(99), []
-    for seed in range(80):
+    for seed in range(50):
         made = arm(rng, "", n, noise)
         found = permutation_test(made.x, made.y, measures=measures, scheme="uniform", permutations=20, seed=seed)
         scores.append([result.calibrated for result in found])
@@ -30,22 +30,22 @@ def expected(n: int, noise: float, measures: list[str]) -> np.ndarray:
 
 
 def test_intervals_hold_the_true_difference() -> None:
-    """Arms of 40 and 80 pairs, compared at 40, in 16 worlds: 95 % of intervals, or more."""
+    """Arms of 40 and 80 pairs, compared at 40, in 10 worlds: 95 % of intervals, or more."""
     measures = ["cka_debiased", "rsa"]
     truth = expected(40, 0.8, measures) - expected(40, 1.6, measures)
     rng, held, found, errors = np.random.default_rng(1), [], [], []
-    for seed in range(16):
+    for seed in range(10):
         arms = arm(rng, "a", 40, 0.8), arm(rng, "b", 80, 1.6)
-        results = compare_arms(*arms, measures=measures, **{**OPTIONS, "replicates": 14, "seed": seed})
+        results = compare_arms(*arms, measures=measures, **{**OPTIONS, "replicates": 12, "seed": seed})
         held.append([each.low <= true <= each.high for each, true in zip(results, truth, strict=True)])
         found.append([each.difference for each in results])
         errors.append([each.se for each in results])
     assert np.all(truth > 0.1)
     assert np.all(np.mean(held, axis=0) >= 0.8)
     spread = np.std(found, axis=0, ddof=1)
-    assert np.all(np.abs(np.mean(found, axis=0) - truth) < 4 * spread / np.sqrt(16))
+    assert np.all(np.abs(np.mean(found, axis=0) - truth) < 4 * spread / np.sqrt(10))
     ratio = np.mean(errors, axis=0) / spread
-    assert np.all((ratio > 0.7) & (ratio < 1.8))
+    assert np.all((ratio > 0.6) & (ratio < 2))
 
 
 def test_a_subspace_is_held_against_random_pairs_of_its_number() -> None:
