@@ -58,7 +58,7 @@ class CompareConfig:
     subsample_permutations: int = 500
     """Random pairings per subset and measure."""
     memory_gib: float = 2.0
-    """Memory that the correlations of all feature pairs may take, in GiB."""
+    """Memory that the correlations of all feature pairs may take, and after them each null, in GiB."""
     seed: int = 0
     """Root seed of the random pairings and subsets."""
 
@@ -168,7 +168,7 @@ def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, A
     rows, draws = [], {}
     for arm in arms:
         seed = named_seed(config.seed, f"universality.{arm.name}")
-        for result in _null(arm, arm.features, config.measures, config.permutations, seed):
+        for result in _null(arm, arm.features, config, config.permutations, seed):
             rows.append({"arm": arm.name, "pairs": "all", **result.record()})
             draws[f"{arm.name}/{result.measure}"] = result.draws
     smallest = min(len(arm.features) for arm in arms)
@@ -226,14 +226,14 @@ def plan(config: CompareConfig) -> dict[str, str]:
     }
 
 
-def _null(arm: Arm, features: np.ndarray, measures: tuple[str, ...], permutations: int, seed: int) -> list[NullResult]:
+def _null(arm: Arm, features: np.ndarray, config: CompareConfig, permutations: int, seed: int) -> list[NullResult]:
     """Hold all pairs of some features of x against random pairings."""
     x_ids, y_ids = arm.pairing.x_ids, arm.pairing.y_ids
     kept = np.isin(x_ids, features)
     return permutation_test(
-        arm.x_rows[kept], arm.y_rows[kept], measures=list(measures),
+        arm.x_rows[kept], arm.y_rows[kept], measures=list(config.measures),
         scheme="uniform" if len(arm.features) == len(x_ids) else "collapse", permutations=permutations, seed=seed,
-        x_ids=x_ids[kept], y_ids=y_ids[kept],
+        x_ids=x_ids[kept], y_ids=y_ids[kept], memory_gib=config.memory_gib,
     )  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def _subset_null(arm: Arm, size: int, index: int, config: CompareConfig) -> list
     name = f"universality.{arm.name}.subset.{index}"
     chosen = np.asarray(jax.random.choice(named_key(config.seed, name), len(arm.features), (size,), replace=False))
     seed = named_seed(config.seed, name)
-    return _null(arm, arm.features[chosen], config.measures, config.subsample_permutations, seed)
+    return _null(arm, arm.features[chosen], config, config.subsample_permutations, seed)
 
 
 def _summary(arm: Arm, results: list[NullResult]) -> dict[str, Any]:

@@ -74,6 +74,11 @@ def test_features_with_several_partners_are_held_against_their_mean(tmp_path: Pa
     assert CompareConfig(tmp_path, tmp_path, "a", "b", tmp_path, method="many_to_one").method == "many_to_one"
 
 
+def test_nulls_keep_to_the_memory_that_is_given(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="memory 0.0001 GiB is below .* raise memory_gib"):
+        score_arms([arm("sae", 40, 2.0, 0)], config(tmp_path, memory_gib=1e-4))
+
+
 def test_arms_of_one_size_need_no_subsets(tmp_path: Path) -> None:
     rows, _ = score_arms([arm("sae", 40, 2.0, 0), arm("raw", 40, 0.0, 1)], config(tmp_path))
     assert {row["pairs"] for row in rows} == {"all"}

@@ -1,7 +1,7 @@
 """What a null takes of memory, known before it is taken.
 
 The budget holds all that is made of two matrices: their float64 copies, decompositions while they are needed, states in
-float64 and float32, and a batch. Besides it there are the matrices as they were given, the draws, 30 bytes for each
+float64 and float32, and a batch. Besides it there are the matrices as they were given, the draws, 60 bytes for each
 draw and measure, and what programs take themselves, among them XLA's compiler.
 
 Preparing is bounded by the shapes alone: everything that statistics keep, and all that they take for a while, as if it

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt32
 
 from saejax.errors import InputError
 from saejax.types import AnyArray
@@ -66,6 +66,11 @@ class Features:
             )
         return rows[first]
 
+    def words(self, of: Hashable) -> UInt32[np.ndarray, "features 2"]:
+        """Return two words for every feature, from its id and the name of the set that ids are of."""
+        digests = (hashlib.sha256(repr((of, name)).encode()).digest() for name in self.names)
+        return np.stack([np.frombuffer(digest[:8], "<u4") for digest in digests]).astype(np.uint32)
+
     @property
     def later(self) -> Bool[np.ndarray, "n"]:
         """Which rows have a feature that stands in an earlier row too."""
@@ -104,9 +109,3 @@ def plain_values(values: Any, name: str, what: str) -> list[Hashable]:
         if not isinstance(key, Hashable) or key != key:  # NaN is not itself
             raise InputError(f"{name} has {key!r} for row {row}, which names no {what}; give a number or a word")
     return keys
-
-
-def two_words(*what: Hashable) -> tuple[int, int]:
-    """Return 64 bits that name something, alike wherever it is named."""
-    digest = hashlib.sha256(repr(what).encode()).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")

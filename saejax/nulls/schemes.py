@@ -35,7 +35,7 @@ from jaxtyping import Float, Int, Integer, UInt32
 
 from saejax import artifacts
 from saejax.errors import InputError
-from saejax.nulls.identity import Features, Ids, plain_values, two_words
+from saejax.nulls.identity import Features, Ids, plain_values
 from saejax.nulls.permutations import as_indices, on_host
 from saejax.nulls.shuffles import Shuffle
 from saejax.similarity import Pair
@@ -324,13 +324,12 @@ def _coupled(pair: Pair, shuffle: Shuffle, told: Told) -> tuple[Pair, Shuffle]:
     if told.coupled is None:
         return pair, shuffle
     side, of = told.coupled
-    x, y = _features(pair, told)
-    features = x if side == "x" else y
+    features = _features(pair, told)["xy".index(side)]
     if not features.told:
         raise InputError(f"couple {side!r} needs {side}_ids: features that several cells share are told by them")
     if features.repeats:
         raise InputError(f"couple {side!r}: {features.first_repeat()}; coupled cells have each feature once")
-    names = np.array([two_words(of, name) for name in features.names], np.uint32)
+    names = features.words(of)
     order = np.lexsort(names.T[::-1])
     strata = None if shuffle.strata is None else shuffle.strata[order]
     sorted_pair = Pair.of(*(each.values[order] for _, each in pair.sides))

@@ -56,5 +56,3 @@ def test_score_and_p_are_those_of_mantel(measure: str, shared: float) -> None:
     assert result.observed == pytest.approx(r, abs=1e-10)
     assert result.p_value == p
     assert 1 / (M + 1) < p < 1
-    other = mantel_test(x, y, *MANTEL[measure], np.random.default_rng(0).permuted(perms, axis=1))[1]
-    assert other != p or result.exceedances < 3
