@@ -121,16 +121,15 @@ class Scheme:
         unit: the exchangeable unit.
         arrange: `(pair, told) -> Arrangement`; raises `InputError` when the pairs are not such units.
         needs_labels: whether `row_labels` say what the units are; else there must be none.
-        accepts_repeats: whether features in several pairs can be accepted.
-        couples: whether features can draw by what they are.
+        single_features: whether rows are features that move one by one; repeats of such can be accepted, and they can
+            draw by what they are.
     """
 
     name: str
     unit: str
     arrange: Callable[[Pair, Told], Arrangement]
     needs_labels: bool = False
-    accepts_repeats: bool = False
-    couples: bool = False
+    single_features: bool = False
 
 
 def find_scheme(name: str) -> Scheme:
@@ -170,10 +169,10 @@ def arrange(pair: Pair, scheme: str, told: Told) -> Arrangement:
     if not found.needs_labels and told.row_labels is not None:
         which = ", ".join(each.name for each in SCHEMES.values() if each.needs_labels)
         raise InputError(f"scheme {scheme} has no use for row_labels; leave them out, or choose one of {which}")
-    if told.duplicates == "accept" and not found.accepts_repeats:
+    if told.duplicates == "accept" and not found.single_features:
         raise InputError(f"duplicates 'accept' has no meaning under scheme {scheme}; leave it out")
-    if told.coupled is not None and not found.couples:
-        which = ", ".join(each.name for each in SCHEMES.values() if each.couples)
+    if told.coupled is not None and not found.single_features:
+        which = ", ".join(each.name for each in SCHEMES.values() if each.single_features)
         raise InputError(f"couple {told.coupled[0]!r} has no meaning under scheme {scheme}; choose one of {which}")
     return found.arrange(pair, told)
 
@@ -371,20 +370,11 @@ def _means(rows: Float[np.ndarray, "n d"], unit: Int[np.ndarray, "n"]) -> Float[
 
 
 UNIFORM = Scheme(
-    "uniform",
-    "a pair of a one-to-one pairing; any feature of y may go with any of x",
-    _uniform,
-    accepts_repeats=True,
-    couples=True,
+    "uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _uniform, single_features=True
 )
 COLLAPSE = Scheme("collapse", "a feature of the side that repeats, with the mean of all its partners", _collapse)
 STRATA = Scheme(
-    "strata",
-    "a pair, whose features may go with those of pairs of its label",
-    _strata,
-    True,
-    accepts_repeats=True,
-    couples=True,
+    "strata", "a pair, whose features may go with those of pairs of its label", _strata, True, single_features=True
 )
 STIMULUS = Scheme("stimulus", "a document, each side's rows of which are replaced by their mean", _stimulus, True)
 STIMULUS_BLOCKS = Scheme("stimulus_blocks", "a document, the rows of which move in their order", _stimulus_blocks, True)
