@@ -1,10 +1,13 @@
-"""Progress bars on stderr, silent when stderr is not a terminal."""
+"""Progress bars on stderr, silent when stderr is not a terminal, or within another's block."""
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SHOWN = contextvars.ContextVar("shown", default=False)
 
 
 @contextlib.contextmanager
@@ -22,10 +25,13 @@ def progress(title: str, total: int | None, done: int = 0) -> Iterator[Callable[
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[note]}"))  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total, completed=done, note="")
+    with Progress(*columns, console=console, disable=_SHOWN.get() or not console.is_terminal) as bar:
+        task, outer = bar.add_task(title, total=total, completed=done, note=""), _SHOWN.set(True)
 
         def advance(units: int = 1, note: str = "") -> None:
             bar.update(task, advance=units, note=note)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _SHOWN.reset(outer)

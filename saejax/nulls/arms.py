@@ -234,14 +234,14 @@ def _common(measure: str, directions: Sequence[tuple[int, int]]) -> tuple[int, i
 
 def _scored(arm: Arm, pair: Pair, n: int, settings: _Settings) -> list[tuple[float, float, set[tuple[int, int]]]]:
     """Return by measure the calibrated score of an arm at n pairs, its standard error, and numbers of directions."""
-    half = pair.n // 2
-    with progress(f"subsets of {arm.name}", total=2 * settings.replicates) as advance:
-        at_n = [_test(arm, pair, n, i, settings) for i in range(settings.replicates if n < pair.n else 1)]
-        advance(len(at_n))
-        halves = []
-        for i in range(settings.replicates):
-            halves.append(_test(arm, pair, half, settings.replicates + i, settings))
+    half, cut = pair.n // 2, settings.replicates if n < pair.n else 1
+    sizes = {i: n for i in range(cut)} | {settings.replicates + i: half for i in range(settings.replicates)}
+    tests = []
+    with progress(f"subsets of {arm.name}", total=len(sizes)) as advance:
+        for number, size in sizes.items():
+            tests.append(_test(arm, pair, size, number, settings))
             advance()
+    at_n, halves = tests[:cut], tests[cut:]
     found = []
     for place in range(len(settings.measures)):
         variance = np.var([_calibrated(arm, each, place) for each in halves], ddof=1)

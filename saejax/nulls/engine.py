@@ -271,7 +271,7 @@ def judged(
             known.best,
             known.directions,
             picks,
-        )
+        )  # fmt: skip
         for measure, own, observed, drawn, again, known, picks in measures
     )
 

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -141,6 +141,13 @@ class _Item:
     draws: Draws
 
 
+class _Together(NamedTuple):
+    """Measures that cannot be prepared together, and why."""
+
+    measures: list[Measure]
+    error: Exception
+
+
 @dataclasses.dataclass(frozen=True)
 class _Work:
     """The cells of one process: scored at once, or kept until enough of one shape are there."""
@@ -171,7 +178,9 @@ class _Work:
     def _take(self, cell: Cell, names: Sequence[str]) -> None:
         """Score a cell by the measures that can, as soon as that pays, and report what is wrong with it."""
         item = self._ready(cell, names)
-        if item is None:
+        if isinstance(item, _Together):
+            self._score_apart(cell, item.measures, item.error)
+        if not isinstance(item, _Item):
             return
         null = item.null
         if self.budget.impl == "host" or not isinstance(null, Null) or not _stackable(null):
@@ -183,8 +192,11 @@ class _Work:
         if len(alike) == self._stack_size(null) or self._waiting_bytes() > self.budget.memory // SHARES:
             self._score_waiting()
 
-    def _ready(self, cell: Cell, names: Sequence[str]) -> _Item | None:
-        """Prepare a cell for the measures that can score it; None where none can, or where they were taken apart."""
+    def _ready(self, cell: Cell, names: Sequence[str]) -> "_Item | _Together | None":
+        """Prepare a cell for the measures that can score it; None where none can.
+
+        Its matrices are let go with the return, before anything is scored.
+        """
         try:
             arrangement = arranged(cell, self.identity)
         except (*OF_ONE_CELL, OSError, TypeError) as error:
@@ -194,8 +206,7 @@ class _Work:
         try:
             self.budget.require_room(arrangement, asked)
         except InputError as error:
-            self._score_apart(cell, asked, error)
-            return None
+            return _Together(asked, error.with_traceback(None))
         needed = self.budget.preparing_bytes(arrangement, asked)
         while self.waiting and self._waiting_bytes() + needed > self.budget.memory:
             self._score_waiting()
@@ -208,8 +219,7 @@ class _Work:
         try:
             return self._prepared(cell, arrangement, fitting) if fitting else None
         except OF_ONE_CELL as error:
-            self._score_apart(cell, fitting, error)
-            return None
+            return _Together(fitting, error.with_traceback(None))
 
     def _score_apart(self, cell: Cell, measures: Sequence[Measure], error: Exception) -> None:
         """Score measures that failed together one by one, so that only those fail that must."""
