@@ -20,8 +20,8 @@ from jaxtyping import UInt32
 
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
-from saejax.nulls.buckets import LADDER, common_lengths
-from saejax.nulls.budget import Budget, Impl, batch_bytes, default_impl
+from saejax.nulls.buckets import common_lengths
+from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
 from saejax.nulls.engine import (
@@ -40,7 +40,7 @@ from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Null
 from saejax.nulls.selection import find_measures
-from saejax.nulls.stacks import Stack, fill
+from saejax.nulls.stacks import Stack, fill, stack_size, stackable
 from saejax.progress import progress
 from saejax.similarity import Measure
 
@@ -61,7 +61,7 @@ def grid_test(
     scheme: str,
     permutations: int,
     seed: int,
-    out: Path,
+    out: Path | str,
     duplicates: Duplicates = "refuse",
     couple: str | None = None,
     correction: str | None = None,
@@ -117,7 +117,7 @@ def grid_test(
             check_floor(correction, level, total * len(names), permutations)
     told = Told(duplicates=duplicates)
     identity = GridIdentity(names, permutations, rank_bits, scheme, told.duplicates, seed, couple)
-    folder = GridFolder(out, identity)
+    folder = GridFolder(Path(out), identity)
     with progress("null grid", total=None if total is None else total * len(names)) as advance:
         work = _Work(
             folder, identity, chosen, key, batch, Budget(impl or default_impl(), int(memory_gib * 2**30)), advance,
@@ -183,13 +183,15 @@ class _Work:
         if not isinstance(item, _Item):
             return
         null = item.null
-        if self.budget.impl == "host" or not isinstance(null, Null) or not _stackable(null):
+        if self.budget.impl == "host" or not isinstance(null, Null) or not stackable(null):
             self._score_items([item], batch_size(null, len(item.draws), self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(null.fast))
         alike = self.waiting.setdefault((null.plan, shapes, tuple(item.draws.missing())), [])
         alike.append(item)
-        if len(alike) == self._stack_size(null) or self._waiting_bytes() > self.budget.memory // SHARES:
+        share = self.budget.memory // SHARES
+        full = len(alike) == stack_size(null, self._stack_batch(null), share, LARGEST_STACK)
+        if full or self._waiting_bytes() > share:
             self._score_waiting()
 
     def _ready(self, cell: Cell, names: Sequence[str]) -> "_Item | _Together | None":
@@ -282,20 +284,8 @@ class _Work:
         most = min(STACK_BATCH, null.largest_batch())
         return batch_size(null, permutations, math.ceil(permutations / math.ceil(permutations / most)))
 
-    def _stack_size(self, null: Null) -> int:
-        """Return how many cells are scored together, a power of two."""
-        room = batch_bytes(self.budget.impl, self.budget.memory // SHARES) // (
-            null.bytes_each() * self._stack_batch(null)
-        )
-        return 1 << (min(max(room, 1), LARGEST_STACK).bit_length() - 1)
-
     def _waiting_bytes(self) -> int:
         return sum(item.null.state_bytes() for items in self.waiting.values() for item in items)
-
-
-def _stackable(null: Null) -> bool:
-    """Tell whether a null is small, and its re-pairings are drawn where it is scored."""
-    return null.n <= LADDER[-1] and null.shuffle.drawn_on_devices and not null.listed
 
 
 def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from saejax.nulls.recomputed import reporting_scores, signed
 from saejax.nulls.scoring import Null, Plan, settle
@@ -67,6 +67,11 @@ class Representatives:
     def listed(self) -> bool:
         """Whether re-pairing i is number i in the list of all, not a random one."""
         return self.nulls[0].listed
+
+    @property
+    def key(self) -> UInt32[np.ndarray, "2"]:
+        """Threefry key of the re-pairings."""
+        return self.nulls[0].key
 
     @property
     def n(self) -> int:
