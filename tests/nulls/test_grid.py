@@ -15,7 +15,7 @@ import scipy.stats
 from made_cells import IMPLS, NAMES, SIZES, alone, cell, draws_of, run
 
 from saejax.errors import InputError
-from saejax.nulls import Cell, draws, load_grid
+from saejax.nulls import Cell, draws, load_grid, stacks
 from saejax.nulls import grid as module
 from saejax.nulls.buckets import common_lengths
 from saejax.nulls.budget import Impl
@@ -89,7 +89,7 @@ def test_cells_of_one_step_of_the_ladder_compile_once(impl: Impl, tmp_path: Path
 
 
 def test_large_cells_are_scored_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LADDER", (32,))
+    monkeypatch.setattr(stacks, "LADDER", (32,))
     monkeypatch.setattr(module, "common_lengths", lambda lengths, n: {} if n > 32 else common_lengths(lengths, n))
     each = cell(40)
     for impl in IMPLS:
