@@ -7,6 +7,7 @@ from saejax.nulls.exact import ExactResult, ExactResults, exact_test
 from saejax.nulls.grid import grid_test
 from saejax.nulls.grid_folder import GridResults, load_grid
 from saejax.nulls.inference import merge
+from saejax.nulls.power import Power, Powers, simulate_power
 from saejax.nulls.random_sets import RandomSetResult, RandomSetResults, random_set_test
 from saejax.nulls.results import NullResult, NullResults, load
 from saejax.nulls.schemes import SCHEMES, Scheme
@@ -22,6 +23,8 @@ __all__ = [
     "GridResults",
     "NullResult",
     "NullResults",
+    "Power",
+    "Powers",
     "RandomSetResult",
     "RandomSetResults",
     "Scheme",
@@ -35,4 +38,5 @@ __all__ = [
     "merge",
     "permutation_test",
     "random_set_test",
+    "simulate_power",
 ]

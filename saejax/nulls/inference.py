@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri
 
 from saejax.errors import InputError
 from saejax.nulls.results import Method, NullResult
+from saejax.nulls.tails import FEW, Tail, extrapolate
+from saejax.rng import named_seed
 from saejax.similarity import Measure
 from saejax.similarity.moments import Moments
 
@@ -34,6 +36,7 @@ TIE = 1e-12
 ROUNDING = 1e-9
 SPACINGS = 4  # of float64, by which scores that are equal in exact arithmetic may differ
 CONFIDENCE = 0.95
+DETECTED = float(ndtri(0.95) + ndtri(0.8))  # SDs above the null's mean that level .05 sees four times in five
 
 
 def p_value(exceedances: int, permutations: int) -> float:
@@ -270,6 +273,12 @@ def _alike(one: Any, other: Any) -> bool:
     return one == other
 
 
+def _extrapolated(draws: Float[np.ndarray, "perm"], given: dict[str, Any]) -> Tail | None:
+    """Return p by the shape of the tail that the observed score lies in."""
+    side = 1 if given["tail"] == "upper" else -1
+    return extrapolate(side * draws, side * given["observed"], named_seed(given["seed"], f"tail of {given['measure']}"))
+
+
 def _result(
     *, draws: Float[np.ndarray, "perm"], exceedances: int, shortfalls: int, method: Method, **given: Any
 ) -> NullResult:
@@ -278,7 +287,12 @@ def _result(
     sd = float(draws.std(ddof=0 if every else 1)) if m > 1 else None
     z = (given["observed"] - mean) / sd if sd is not None and sd > given["resolution"] else None
     expected = mean if given["exact_mean"] is None else given["exact_mean"]
-    if _stopped(exceedances, method, given["stop_after"]):
+    calibrated = None if z is None else calibrated_score(given["observed"], expected, given["best"])
+    detectable = None if calibrated is None or sd is None else abs(DETECTED * sd / (given["best"] - expected))
+    stopped = _stopped(exceedances, method, given["stop_after"])
+    counts = z is None or every or stopped or exceedances >= FEW
+    tail = None if counts else _extrapolated(draws, given)
+    if stopped:
         p, two_sided, (low, high) = exceedances / m, None, negative_binomial(exceedances, m)
     else:
         p, other = (_p(count, m, method) for count in (exceedances, shortfalls))
@@ -286,6 +300,8 @@ def _result(
         low, high = (p, p) if every else clopper_pearson(exceedances, m)
     return NullResult(
         draws=draws, exceedances=exceedances, shortfalls=shortfalls, method=method, permutations=m, null_mean=mean,
-        null_sd=sd, z=z, calibrated=None if z is None else calibrated_score(given["observed"], expected, given["best"]),
-        p_value=p, p_two_sided=two_sided, p_low=low, p_high=high, **given,
+        null_sd=sd, z=z, calibrated=calibrated, detectable=detectable,
+        p_value=p, p_two_sided=two_sided, p_low=low, p_high=high,
+        extrapolated_p=tail.p_value if tail else None, extrapolated_high=tail.high if tail else None,
+        extrapolated_fit=tail.fit if tail else None, **given,
     )  # fmt: skip

@@ -7,6 +7,7 @@ than its full widths.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,8 +117,8 @@ def simulate_power(
     check_numbers(permutations, 0, None, 1.0, impl)
     if not 0 <= fraction <= 1:
         raise InputError(f"fraction {fraction} must lie between 0 and 1")
-    if not noise >= 0:
-        raise InputError(f"noise {noise} must be at least 0")
+    if not 0 <= noise < math.inf:
+        raise InputError(f"noise {noise} must be at least 0, and finite")
     if not 1 / (permutations + 1) <= level < 1:
         raise InputError(
             f"level {level} must lie between 1 / (permutations + 1), {1 / (permutations + 1):.3g}, and 1; ask for more "

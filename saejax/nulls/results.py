@@ -41,6 +41,9 @@ class NullResult:
         calibrated: (observed - mean) / (best - mean) with the exact mean, where it is known, or `null_mean`: 0 for
             random pairings and 1 for a perfect match, whatever n and the measure, so that it can be compared where
             scores cannot; None where z is, or `best`.
+        detectable: power at this n: the calibrated score that a single test at level .05 would see four times in five,
+            2.49 null_sd / (best - mean), as if scores were normal with the null's SD; None where `calibrated` is. A
+            smaller one that was not seen may still be there.
         p_value: one-sided toward more similar: (exceedances + 1) / (permutations + 1), or, where all re-pairings were
             scored, or a sequential test stopped, exceedances / permutations.
         p_two_sided: the same for more or less similar than chance: twice the smaller of both sides' p, at most 1; None
@@ -48,6 +51,11 @@ class NullResult:
         p_low: lower 95 % Clopper-Pearson bound from `exceedances` out of `permutations`, 0 when there are none; the
             negative binomial one where a sequential test stopped; p itself where all re-pairings were scored.
         p_high: the upper bound.
+        extrapolated_p: where fewer than ten draws were as similar, p by a law of the most similar ones
+            (`saejax.nulls.tails`), made rather too large than too small; a model, not a permutation p. None where it
+            has no meaning, draws are too few (200), or none fits.
+        extrapolated_high: upper 95 % bound of that.
+        extrapolated_fit: p of the law's goodness of fit, by the statistic of Anderson and Darling.
         permutations: number of re-pairings scored, m.
         exceedances: how many were at least as similar as the observed pairing, ties counted, b.
         shortfalls: how many were at most as similar, ties counted.
@@ -90,10 +98,14 @@ class NullResult:
     null_sd: float | None
     z: float | None
     calibrated: float | None
+    detectable: float | None
     p_value: float
     p_two_sided: float | None
     p_low: float
     p_high: float
+    extrapolated_p: float | None
+    extrapolated_high: float | None
+    extrapolated_fit: float | None
     permutations: int
     exceedances: int
     shortfalls: int
@@ -257,6 +269,7 @@ def table(records: Sequence[dict[str, Any]], names: Sequence[str] = ("measure",)
             "p",
             "corrected p",
             "95 % interval of p",
+            "extrapolated p",
         ),
         *((*(str(record[name]) for name in names), *_cells(record)) for record in records),
     ]
@@ -314,7 +327,7 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     scores = (number(record[key], form) for key in ("observed", "null_mean", "null_sd"))
     zs = *(number(record[key], ".2f") for key in ("z", "exact_z")), number(record["calibrated"], ".4f")
     ps = (number(record.get(key), ".2g") for key in ("p_value", "p_corrected"))
-    return (str(record["n"]), *scores, *zs, *ps, interval)
+    return (str(record["n"]), *scores, *zs, *ps, interval, number(record["extrapolated_p"], ".1g"))
 
 
 def _z(record: dict[str, Any]) -> str:

@@ -76,8 +76,9 @@ def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
-        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "calibrated", "p_value",
-        "p_two_sided", "p_low", "p_high", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method",
+        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "calibrated", "detectable",
+        "p_value", "p_two_sided", "p_low", "p_high", "extrapolated_p", "extrapolated_high", "extrapolated_fit",
+        "permutations", "exceedances", "shortfalls", "scheme", "tail", "method",
         "seed", "first", "repeats", "fixed", "stop_after", "resolution", "score_error", "rescored", "exact_mean",
         "exact_sd", "exact_z", "predicted_mean", "best", "kx", "ky", "picks", "pick_sd", "pick_low", "pick_high",
     ]  # fmt: skip
