@@ -11,7 +11,7 @@ import pytest
 
 from saejax.demo import DemoConfig, demo
 from saejax.errors import InputError
-from saejax.universality import CompareConfig, plan
+from saejax.universality import CompareConfig, compare, plan
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,26 @@ def test_models_of_two_seeds_share_more_than_chance(made: tuple[DemoConfig, list
     rows = json.loads((made[0].out / "comparison" / "result.json").read_text())
     p = {(row["arm"], row["measure"]): row["p_value"] for row in rows if row["pairs"] == "all"}
     assert p["raw", "rsa"] == 1 / 61
+
+
+def test_documents_drawn_anew_say_how_sure_the_difference_is(made: tuple[DemoConfig, list[str]]) -> None:
+    """The difference itself is that of the demo; its interval over documents is new."""
+    config = made[0]
+    told = json.loads((config.out / "comparison" / "manifest.json").read_text())["config"]
+    changed = {"x": Path(told["x"]), "y": Path(told["y"]), "out": config.out / "documents", "document_replicates": 2}
+    lists = {name: tuple(told[name]) for name in ("measures", "difference")}
+    asked = CompareConfig(**{**told, **changed, **lists})
+    lines = compare(asked)
+    before, after = (
+        json.loads((config.out / name / "difference.json").read_text()) for name in ("comparison", "documents")
+    )
+    for old, new in zip(before, after, strict=True):
+        assert old["document_se"] is None
+        assert new["document_replicates"] == 2
+        assert new["document_se"] > 0
+        assert new["document_low"] < new["difference"] < new["document_high"]
+        assert {**new, **{name: old[name] for name in old if name.startswith("document")}} == old
+        assert f"{new['document_low']:.4f} to {new['document_high']:.4f}" in "\n".join(lines)
 
 
 def test_the_report_opens_without_a_network(made: tuple[DemoConfig, list[str]]) -> None:

@@ -10,7 +10,7 @@ from saejax import universality
 from saejax.errors import InputError
 from saejax.features.examples import Examples
 from saejax.features.pairing import Pairing
-from saejax.universality import Arm, CompareConfig, paired_arm, score_arms
+from saejax.universality import Arm, CompareConfig, arm_differences, difference_lines, paired_arm, score_arms
 
 MEASURES = ("svcca", "rsa")
 
@@ -151,10 +151,30 @@ def test_csv_and_table_hold_the_numbers_of_the_json(tmp_path: Path) -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_the_difference_of_arms_has_an_interval(tmp_path: Path) -> None:
+    """Arms that match alike do not differ, whatever z of 120 and of 40 pairs says; one that matches more does."""
+    asked = config(tmp_path, replicates=20)
+    alike, unlike = (
+        arm_differences([arm("sae", 120, 2.0, 0), arm("raw", 40, shared, 1)], {}, asked) for shared in (2.0, 0.5)
+    )
+    assert [record["measure"] for record in alike] == ["cka_debiased", "rsa"]
+    for same, other in zip(alike, unlike, strict=True):
+        assert same["n"] == other["n"] == 40
+        assert same["low"] < 0 < same["high"]
+        assert 0 < other["low"] < other["difference"] < other["high"]
+        assert other["document_se"] is None
+    lines = difference_lines(unlike)
+    assert len(lines) == 3
+    assert f"{unlike[0]['low']:.4f} to {unlike[0]['high']:.4f}" in lines[1]
+    assert "documents" not in lines[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"permutations": 1}, "permutations 1"), ({"subsamples": 0}, "subsamples 0"),
-     ({"minimum_correlation": 1.0}, r"minimum_correlation 1\.0")],
+     ({"minimum_correlation": 1.0}, r"minimum_correlation 1\.0"), ({"replicates": 1}, "replicates 1"),
+     ({"document_replicates": 1}, "document_replicates 1"), ({"difference": ("cca",)}, "cca"),
+     ({"measures": ("rsa", "rsa")}, "distinct")],
 )  # fmt: skip
 def test_a_comparison_without_a_null_is_refused(changes: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from saejax.errors import InputError
-from saejax.features.sources import Block, CodeSource
+from saejax.features.sources import Block, RowSource
 from saejax.progress import progress
 
 BYTES_PER_CELL = 16  # the float64 sum, and one block's product or the working copy of an assignment
@@ -44,7 +44,7 @@ class Moments:
         return self.spread > 0
 
 
-def moments(source: CodeSource, rows_per_block: int) -> Moments:
+def moments(source: RowSource, rows_per_block: int) -> Moments:
     """Find mean and spread of every feature in one pass; memory is O(d) beside a block.
 
     Args:
@@ -94,7 +94,7 @@ def slab_height(x_alive: int, y_alive: int, memory_gib: float) -> int:
 
 
 def correlation_slabs(
-    x: CodeSource, y: CodeSource, x_moments: Moments, y_moments: Moments, height: int, rows_per_block: int
+    x: RowSource, y: RowSource, x_moments: Moments, y_moments: Moments, height: int, rows_per_block: int
 ) -> Iterator[Float[np.ndarray, "_ y_alive"]]:
     """Yield the correlations of the x features that vary with the y features that vary, slab by slab.
 
@@ -125,7 +125,7 @@ def correlation_slabs(
             yield np.clip(sums, -1, 1, out=sums)
 
 
-def correlation_minutes(x: CodeSource, y: CodeSource, passes: int, rows_per_block: int) -> float:
+def correlation_minutes(x: RowSource, y: RowSource, passes: int, rows_per_block: int) -> float:
     """Estimate how long the correlations of two sources would take, from their first block.
 
     Args:

@@ -22,7 +22,7 @@ from saejax.features.correlation import (
     slab_height,
 )
 from saejax.features.matching import Method, match
-from saejax.features.sources import ROWS_PER_BLOCK, CodeSource, FeatureCodes, RawHook
+from saejax.features.sources import ROWS_PER_BLOCK, FeatureCodes, RawHook, RowSource
 
 KIND = "pairs"
 
@@ -126,7 +126,7 @@ def plan(config: PairConfig) -> dict[str, str]:
     return pairing_cost(x, y, config.memory_gib)
 
 
-def pairing_cost(x: CodeSource, y: CodeSource, memory_gib: float) -> dict[str, str]:
+def pairing_cost(x: RowSource, y: RowSource, memory_gib: float) -> dict[str, str]:
     """Estimate what pairing two sources costs if every feature varies, from their first block of rows.
 
     Args:
@@ -153,8 +153,8 @@ def pairing_cost(x: CodeSource, y: CodeSource, memory_gib: float) -> dict[str, s
 
 
 def correlation_pairs(
-    x: CodeSource,
-    y: CodeSource,
+    x: RowSource,
+    y: RowSource,
     *,
     method: Method,
     minimum_correlation: float,
@@ -189,7 +189,7 @@ def correlation_pairs(
 
 
 def _matched(
-    x: CodeSource, y: CodeSource, method: Method, memory_gib: float, rows_per_block: int
+    x: RowSource, y: RowSource, method: Method, memory_gib: float, rows_per_block: int
 ) -> tuple[Pairing, dict[str, int]]:
     """Match the features that vary; return the pairs before any cut, and how many vary on each side."""
     x_moments, y_moments = moments(x, rows_per_block), moments(y, rows_per_block)
@@ -212,7 +212,7 @@ def _open(path: Path, hook: str | None) -> FeatureCodes | RawHook:
     return FeatureCodes.open(path) if hook is None else RawHook.open(path, hook)
 
 
-def _require_same_rows(x: CodeSource, y: CodeSource) -> None:
+def _require_same_rows(x: RowSource, y: RowSource) -> None:
     if x.ledger_sha256 != y.ledger_sha256:
         raise InputError(
             f"{x.name} and {y.name} hold different tokens (ledgers {x.ledger_sha256[:8]} and "

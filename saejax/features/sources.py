@@ -26,8 +26,8 @@ Block: TypeAlias = scipy.sparse.csr_array | np.ndarray
 
 
 @runtime_checkable
-class CodeSource(Protocol):
-    """Features with a value on every row of a corpus.
+class RowSource(Protocol):
+    """Features with a value on every row of a corpus, to correlate.
 
     Two sources with the same `ledger_sha256` have the same rows in the same order, and equal `rows_per_block`
     gives both the same blocks.
@@ -61,6 +61,11 @@ class CodeSource(Protocol):
     def blocks(self, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[Block]:
         """Yield `[block, d]` of so many consecutive store rows each, less those of special tokens."""
         ...
+
+
+@runtime_checkable
+class CodeSource(RowSource, Protocol):
+    """The same, of which one can ask where a feature fires, and what it writes."""
 
     def top_examples(self, features: Int[np.ndarray, "features"], examples: int) -> Examples:
         """Return the rows on which each of some features is largest."""

@@ -1,6 +1,6 @@
 """What a similarity is held against: random re-pairings under a stated scheme, and what may be inferred from them."""
 
-from saejax.nulls.arms import Arm, ArmDifference, ArmDifferences, compare_arms
+from saejax.nulls.arms import ArmDifference, ArmDifferences, compare_arms
 from saejax.nulls.cells import Cell, Subspace, layer_cells
 from saejax.nulls.engine import permutation_test
 from saejax.nulls.exact import ExactResult, ExactResults, exact_test
@@ -11,12 +11,15 @@ from saejax.nulls.power import Power, Powers, simulate_power
 from saejax.nulls.random_sets import RandomSetResult, RandomSetResults, random_set_test
 from saejax.nulls.results import NullResult, NullResults, load
 from saejax.nulls.schemes import SCHEMES, Scheme
+from saejax.nulls.subsampling import Arm, ArmScore, ArmScores, score_arm
 
 __all__ = [
     "SCHEMES",
     "Arm",
     "ArmDifference",
     "ArmDifferences",
+    "ArmScore",
+    "ArmScores",
     "Cell",
     "ExactResult",
     "ExactResults",
@@ -38,5 +41,6 @@ __all__ = [
     "merge",
     "permutation_test",
     "random_set_test",
+    "score_arm",
     "simulate_power",
 ]

@@ -90,6 +90,7 @@ def report(config: ReportConfig) -> Path:
         names=[side.name for side in sides],
         rows_read=int(sides[0].store.kept.sum()),
         rows=rows,
+        differences=artifacts.read_json(config.comparison / "difference.json"),
         arm_names=figures.NAMES,
         permutations=manifest["config"]["permutations"],
         measures_note=" ".join(MEASURE_NOTES[name] for name in manifest["config"]["measures"] if name in MEASURE_NOTES),
@@ -154,7 +155,8 @@ def provenance(manifest: dict[str, Any], sides: tuple[Side, ...]) -> list[tuple[
     facts = [
         ("comparison", f"method {config['method']}, minimum correlation {config['minimum_correlation']}, "
                        f"{config['permutations']:,} random pairings, {config['subsamples']} subsets of "
-                       f"{config['subsample_permutations']:,}, seed {config['seed']}"),
+                       f"{config['subsample_permutations']:,}, {config['replicates']} halves, documents drawn anew "
+                       f"{config['document_replicates']} times, seed {config['seed']}"),
         ("made", f"{manifest['finished']} by saejax {manifest['saejax']}"),
     ]  # fmt: skip
     for side in sides:

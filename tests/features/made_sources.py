@@ -64,20 +64,22 @@ class MadeConfig:
     out: Path = Path()
 
 
-def made_store(out: Path, x: np.ndarray, special: np.ndarray, hook: str = HOOK, model: str = "m0") -> Store:
-    """Write a store of one document with one hook."""
+def made_store(
+    out: Path, x: np.ndarray, special: np.ndarray, hook: str = HOOK, model: str = "m0", documents: int = 1
+) -> Store:
+    """Write a store of some documents of nearly equal length, with one hook."""
     run = artifacts.begin(out, KIND, MadeConfig(model))
     writer = StoreWriter(run, {hook: {"width": x.shape[1]}}, "float32", 64)
     number = np.arange(len(x), dtype=np.int32)
     columns = {
-        "document": np.zeros_like(number),
+        "document": (number.astype(np.int64) * documents // len(x)).astype(np.int32),
         "position": number,
         "char_start": number,
         "char_end": number + 1,
         "token_id": number,
         "special": special,
     }
-    writer.append({hook: x}, columns, [{"id": "d0", "source": "made", "title": "made"}])
+    writer.append({hook: x}, columns, [{"id": f"d{i}", "source": "made", "title": "made"} for i in range(documents)])
     writer.finish(model=model, model_fingerprint=model)
     return Store.open(out)
 

@@ -3,7 +3,8 @@
 Two arms, paired the same way: the features of two SAEs with their decoder rows, and the raw neurons of the two
 models with the rows of the matrix that they write through. Each arm is held against random pairings of its own
 pairs. Arms have different numbers of pairs, and z grows with that number, so z is never compared between them as
-they stand: the larger arm is cut to random subsets of the smaller one's size, each with a null of its own.
+they stand: the larger arm is cut to random subsets of the smaller one's size, each with a null of its own; and how much
+more one arm matches than the other is said by calibrated scores, with intervals (`saejax.universality.differences`).
 
 Where a feature of x may have several partners, each feature of x is held against the mean of its partners (scheme
 `collapse`), and it is features of x that are counted and cut.
@@ -13,85 +14,20 @@ import csv
 import dataclasses
 import io
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from saejax import artifacts
-from saejax.errors import InputError
-from saejax.features.matching import Method
-from saejax.features.pairing import Pairing, correlation_pairs, pairing_cost
-from saejax.features.sources import CodeSource, FeatureCodes, RawHook
+from saejax.features.pairing import pairing_cost
 from saejax.nulls import NullResult, permutation_test
 from saejax.rng import named_key, named_seed
+from saejax.universality.arms import Arm, open_arms, paired_arm
+from saejax.universality.config import CompareConfig
+from saejax.universality.differences import arm_differences, difference_lines
 
 KIND = "comparison"
-FEWEST_PAIRS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareConfig:
-    """What `saejax compare` holds against each other."""
-
-    x: Path
-    """Features run of the first model's SAE."""
-    y: Path
-    """Features run of the second model's SAE, over the same rows."""
-    x_raw: str
-    """Hook of the first store with its raw neurons, for example mlp_hidden.0."""
-    y_raw: str
-    """Hook of the second store with its raw neurons."""
-    out: Path
-    """Directory for the result."""
-    measures: tuple[str, ...] = ("svcca", "rsa")
-    """Measures of the paired decoder rows."""
-    method: Method = "mutual_best"
-    """How features are paired; many_to_one pairings are collapsed: each feature of x against its partners' mean."""
-    minimum_correlation: float = 0.1
-    """Smallest activation correlation that a pair may have."""
-    permutations: int = 10_000
-    """Random pairings per arm and measure."""
-    subsamples: int = 20
-    """Random subsets of the larger arm, of the smaller arm's size."""
-    subsample_permutations: int = 500
-    """Random pairings per subset and measure."""
-    memory_gib: float = 2.0
-    """Memory that the correlations of all feature pairs may take, and after them each null, in GiB."""
-    seed: int = 0
-    """Root seed of the random pairings and subsets."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts that leave no null."""
-        for name in ("permutations", "subsamples", "subsample_permutations"):
-            if getattr(self, name) < 2:
-                raise InputError(f"{name} {getattr(self, name)} must be at least 2: a null needs a spread")
-        if not -1 <= self.minimum_correlation < 1:
-            raise InputError(f"minimum_correlation {self.minimum_correlation} must be at least -1 and below 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Arm:
-    """One way of reading the two models.
-
-    Attributes:
-        name: `sae` or `raw`.
-        pairing: which feature of x goes with which of y, and how well.
-        x_rows: decoder rows of the paired features of x, `[n, d_model]`.
-        y_rows: those of y, `[n, d_model of y]`.
-    """
-
-    name: str
-    pairing: Pairing
-    x_rows: np.ndarray
-    y_rows: np.ndarray
-
-    @property
-    def features(self) -> np.ndarray:
-        """The paired features of x, each once, in the order of the pairs: as many units as a null has."""
-        ids, first = np.unique(self.pairing.x_ids, return_index=True)
-        return ids[np.argsort(first)]
 
 
 def compare(config: CompareConfig) -> list[str]:
@@ -101,8 +37,8 @@ def compare(config: CompareConfig) -> list[str]:
         config: the two features runs, their raw hooks, and the nulls' sizes.
 
     Returns:
-        The lines of the result table and the path of the directory with `result.json`, `result.csv`, `draws.npz`
-        and the pairs of each arm.
+        The lines of the result tables and the path of the directory with `result.json`, `result.csv`, `draws.npz`,
+        `difference.json` and the pairs of each arm.
 
     Raises:
         InputError: the runs do not fit together, or an arm has too few pairs.
@@ -112,46 +48,21 @@ def compare(config: CompareConfig) -> list[str]:
     run = artifacts.begin(config.out, KIND, config, inputs)
     if not run.complete:
         arms = [paired_arm(name, x, y, config) for name, (x, y) in sources.items()]
+        differences = arm_differences(arms, sources, config)
         rows, draws = score_arms(arms, config)
         for arm in arms:
             arrays = dataclasses.asdict(arm.pairing)
             artifacts.write_npz(run.path / f"pairs_{arm.name}.npz", arrays)
         artifacts.write_npz(run.path / "draws.npz", draws)
         artifacts.write_json(run.path / "result.json", rows)
+        artifacts.write_json(run.path / "difference.json", differences)
         artifacts.write_bytes(run.path / "result.csv", to_csv(rows).encode())
         run.finish(
             x=os.path.relpath(config.x, run.path), y=os.path.relpath(config.y, run.path),
             pairs={arm.name: len(arm.pairing.x_ids) for arm in arms}, result_sha256=artifacts.fingerprint(rows),
         )  # fmt: skip
-    return [*table(artifacts.read_json(run.path / "result.json")), str(run.path)]
-
-
-def open_arms(config: CompareConfig) -> dict[str, tuple[CodeSource, CodeSource]]:
-    """Open both sides of each arm, by the arm's name.
-
-    Raises:
-        InputError: a features run or its store is absent or unfinished, or a store lacks its raw hook.
-    """
-    x, y = FeatureCodes.open(config.x), FeatureCodes.open(config.y)
-    return {"sae": (x, y), "raw": (RawHook.open(x.store, config.x_raw), RawHook.open(y.store, config.y_raw))}
-
-
-def paired_arm(name: str, x: CodeSource, y: CodeSource, config: CompareConfig) -> Arm:
-    """Pair the features of two sources and gather their decoder rows.
-
-    Raises:
-        InputError: fewer than `FEWEST_PAIRS` pairs reach the minimum correlation.
-    """
-    pairing = correlation_pairs(
-        x, y, method=config.method, minimum_correlation=config.minimum_correlation, memory_gib=config.memory_gib
-    )
-    arm = Arm(name, pairing, x.decoder_rows()[pairing.x_ids], y.decoder_rows()[pairing.y_ids])
-    if len(arm.features) < FEWEST_PAIRS:
-        raise InputError(
-            f"the {name} arm has {len(arm.features)} pairs with correlation {config.minimum_correlation} or more; "
-            f"lower minimum_correlation or read more tokens, {FEWEST_PAIRS} pairs are needed"
-        )
-    return arm
+    rows, differences = (artifacts.read_json(run.path / name) for name in ("result.json", "difference.json"))
+    return [*table(rows), *difference_lines(differences), str(run.path)]
 
 
 def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
@@ -218,9 +129,11 @@ def plan(config: CompareConfig) -> dict[str, str]:
         for key, value in pairing_cost(x, y, config.memory_gib).items()
     }
     scored = 2 * config.permutations + config.subsamples * config.subsample_permutations
+    again = {"documents drawn anew": f"{config.document_replicates} times the minutes of both arms"}
     smallest = [1 / (permutations + 1) for permutations in (config.permutations, config.subsample_permutations)]
     return {
         **pairing,
+        **(again if config.document_replicates else {}),
         "random pairings": f"{scored * len(config.measures):,} over {len(config.measures)} measures",
         "smallest p": f"{smallest[0]:.2g} for all pairs, {smallest[1]:.2g} in a subset",
     }
@@ -232,7 +145,7 @@ def _null(arm: Arm, features: np.ndarray, config: CompareConfig, permutations: i
     kept = np.isin(x_ids, features)
     return permutation_test(
         arm.x_rows[kept], arm.y_rows[kept], measures=list(config.measures),
-        scheme="uniform" if len(arm.features) == len(x_ids) else "collapse", permutations=permutations, seed=seed,
+        scheme=arm.scheme, permutations=permutations, seed=seed,
         x_ids=x_ids[kept], y_ids=y_ids[kept], memory_gib=config.memory_gib,
     )  # fmt: skip
 
