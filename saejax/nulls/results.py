@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.nulls.tails import smallest
 
 if TYPE_CHECKING:
     import pandas
@@ -298,6 +299,18 @@ def number(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
+def extrapolated_words(record: dict[str, Any]) -> str:
+    """Return an extrapolated p for a table, as a bound where it was not followed farther; nothing where there is none.
+
+    Args:
+        record: from `NullResult.record`, or one that lacks the field.
+    """
+    p = record.get("extrapolated_p")
+    if p is None:
+        return ""
+    return f"{'< ' if p <= smallest(record['permutations']) else ''}{p:.1g}"
+
+
 def _notes(record: dict[str, Any]) -> Iterator[str]:
     """Yield what a reader must know of a result beside its numbers."""
     scheme, rows, units = record["scheme"], f"{record['rows']:,}", f"{record['units']:,}"
@@ -327,7 +340,7 @@ def _cells(record: dict[str, Any]) -> tuple[str, ...]:
     scores = (number(record[key], form) for key in ("observed", "null_mean", "null_sd"))
     zs = *(number(record[key], ".2f") for key in ("z", "exact_z")), number(record["calibrated"], ".4f")
     ps = (number(record.get(key), ".2g") for key in ("p_value", "p_corrected"))
-    return (str(record["n"]), *scores, *zs, *ps, interval, number(record["extrapolated_p"], ".1g"))
+    return (str(record["n"]), *scores, *zs, *ps, interval, extrapolated_words(record))
 
 
 def _z(record: dict[str, Any]) -> str:

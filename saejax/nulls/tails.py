@@ -64,6 +64,11 @@ class Tail(NamedTuple):
     fit: float
 
 
+def smallest(permutations: int) -> float:
+    """Return the p at which a law is not followed farther."""
+    return 1 / (FARTHEST * permutations)
+
+
 def extrapolate(draws: Float[np.ndarray, "perm"], observed: float, seed: int) -> Tail | None:
     """Return a p from the shape of the upper tail.
 
@@ -87,7 +92,7 @@ def extrapolate(draws: Float[np.ndarray, "perm"], observed: float, seed: int) ->
         laws = _likeliest(samples)
         fit = float(np.mean(_distances(samples, laws) >= _distances(excesses[None], law)))
         if fit >= LEVEL:
-            least, y = 1 / (FARTHEST * len(draws)), np.array(beyond)
+            least, y = smallest(len(draws)), np.array(beyond)
             p, high = share * law.survival(y), np.quantile(share * laws.survival(y), CONFIDENCE)
             return Tail(max(float(p), least), max(float(high), float(p), least), float(law.shape), count, fit)
     return None

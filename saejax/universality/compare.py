@@ -22,6 +22,7 @@ import numpy as np
 from saejax import artifacts
 from saejax.features.pairing import pairing_cost
 from saejax.nulls import NullResult, permutation_test
+from saejax.nulls.results import extrapolated_words
 from saejax.rng import named_key, named_seed
 from saejax.universality.arms import Arm, open_arms, paired_arm
 from saejax.universality.config import CompareConfig
@@ -80,7 +81,8 @@ def score_arms(arms: list[Arm], config: CompareConfig) -> tuple[list[dict[str, A
     for arm in arms:
         seed = named_seed(config.seed, f"universality.{arm.name}")
         for result in _null(arm, arm.features, config, config.permutations, seed):
-            rows.append({"arm": arm.name, "pairs": "all", **result.record()})
+            record = result.record()
+            rows.append({"arm": arm.name, "pairs": "all", **record, "extrapolated": extrapolated_words(record)})
             draws[f"{arm.name}/{result.measure}"] = result.draws
     smallest = min(len(arm.features) for arm in arms)
     for arm in arms:

@@ -99,7 +99,9 @@ def test_results_say_it_beside_the_counted_p(measure: str) -> None:
     assert (result.extrapolated_p, result.extrapolated_high) == (tail.p_value, tail.high)
     assert result.extrapolated_fit == tail.fit
     assert counted < tail.p_value < 10 * counted
-    assert "extrapolated p" in repr(alike)
+    assert repr(alike).splitlines()[0].endswith("extrapolated p")
+    assert repr(alike).splitlines()[1].endswith(f" {tail.p_value:.1g}")
+    assert repr(permutation_test(x, x, **asked)).splitlines()[1].endswith(f"< {1 / 4_000_000:.1g}")
     assert other[0].exceedances >= 10
     assert other[0].extrapolated_p is None
     assert "extrapolated" not in repr(other)
