@@ -55,6 +55,10 @@ class Draws:
         """Number behind the last re-pairing."""
         return self.first + self.cores.shape[1]
 
+    def made(self) -> int:
+        """Return how many there are from the first on, without a gap."""
+        return self.missing()[0][0] - self.first if self.missing() else len(self)
+
     def missing(self) -> list[tuple[int, int]]:
         """Return the ranges that have no draws yet, in order."""
         absent = np.isnan(self.cores).any(axis=0)

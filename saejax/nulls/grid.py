@@ -7,6 +7,7 @@ Where `jax.distributed` runs several processes, cells are dealt to them in turn;
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 import math
@@ -33,9 +34,9 @@ from saejax.nulls.engine import (
     judged,
 )
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
-from saejax.nulls.inference import Design
-from saejax.nulls.multiplicity import LEVEL, check_correction, check_floor
-from saejax.nulls.numbers import check_numbers, whole
+from saejax.nulls.inference import Design, count_exceedances
+from saejax.nulls.multiplicity import LEVEL, check_correction, check_floor, check_uneven
+from saejax.nulls.numbers import check_numbers, check_stop, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
 from saejax.nulls.scoring import Null
@@ -46,6 +47,7 @@ from saejax.similarity import Measure
 
 SIDES = ("x", "y")
 LOG = logging.getLogger(__name__)
+SEQUENTIAL_BATCH = 64  # re-pairings between looks at whether tests stop
 STACK_BATCH = 256  # re-pairings of each cell in a stack that are scored together
 LARGEST_STACK = 16
 SHARES = 4  # of the budget: one for nulls that wait, one for a batch of them, and two for stacking their states
@@ -64,6 +66,7 @@ def grid_test(
     out: Path | str,
     duplicates: Duplicates = "refuse",
     couple: str | None = None,
+    stop_after: int | None = None,
     correction: str | None = None,
     level: float = LEVEL,
     batch: int | None = None,
@@ -85,6 +88,8 @@ def grid_test(
         couple: `x` or `y` where cells share features of that side: re-pairing i then puts those in the same order in
             all of them, so that draws depend on each other as the scores do. Features are told by the ids and sets of
             the cells, and each stands in one pair of a cell. All re-pairings are drawn, however few there are.
+        stop_after: as in `permutation_test`, for every result by itself: remarkable cells get the draws that others
+            do not need.
         correction: for the number of results, as in `GridResults.corrected`; none when None.
         level: what a corrected p is to be held against.
         batch: re-pairings of a cell that are scored together.
@@ -104,24 +109,28 @@ def grid_test(
     chosen = find_measures(measures, rank_bits)
     find_scheme(scheme)
     permutations, seed = whole("permutations", permutations), whole("seed", seed)
+    stop_after = None if stop_after is None else whole("stop_after", stop_after)
     batch = None if batch is None else whole("batch", batch)
     check_numbers(permutations, 0, batch, memory_gib, impl)
+    check_stop(stop_after, permutations)
     key = drawing.key_of(seed)
     cells, total = _named_apart(cells)
     names = tuple(measure.name for measure in chosen)
     if couple not in (None, *SIDES):
         raise InputError(f"couple {couple!r} must be one of {', '.join(SIDES)}")
+    if batch is None and stop_after is not None:
+        batch = SEQUENTIAL_BATCH
+    check_uneven(stop_after, couple, correction)
     if correction is not None:
         check_correction(correction, level, couple is not None)
         if total is not None:
             check_floor(correction, level, total * len(names), permutations)
     told = Told(duplicates=duplicates)
-    identity = GridIdentity(names, permutations, rank_bits, scheme, told.duplicates, seed, couple)
+    identity = GridIdentity(names, permutations, rank_bits, scheme, told.duplicates, seed, couple, stop_after)
     folder = GridFolder(Path(out), identity)
     with progress("null grid", total=None if total is None else total * len(names)) as advance:
-        work = _Work(
-            folder, identity, chosen, key, batch, Budget(impl or default_impl(), int(memory_gib * 2**30)), advance,
-        )  # fmt: skip
+        budget = Budget(impl or default_impl(), int(memory_gib * 2**30))
+        work = _Work(folder, identity, chosen, key, batch, budget, advance)
         order = work.score(cells)
     results = folder.finish(order)
     for failure in results.failures:
@@ -187,7 +196,7 @@ class _Work:
             self._score_items([item], batch_size(null, len(item.draws), self.batch))
             return
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(null.fast))
-        alike = self.waiting.setdefault((null.plan, shapes, tuple(item.draws.missing())), [])
+        alike = self.waiting.setdefault((null.plan, shapes, tuple(item.draws.missing()), item.design.stop_after), [])
         alike.append(item)
         share = self.budget.memory // SHARES
         full = len(alike) == stack_size(null, self._stack_batch(null), share, LARGEST_STACK)
@@ -244,7 +253,9 @@ class _Work:
             ArithmeticError: the fast way of scoring it is off.
         """
         identity, digest = self.identity, arrangement.digests()
-        design, count = design_of(arrangement, identity.scheme, identity.permutations, identity.seed)
+        design, count = design_of(
+            arrangement, identity.scheme, identity.permutations, identity.seed, stop_after=identity.stop_after
+        )
         null = prepare_null(
             arrangement, measures, self.key, self.budget._replace(memory=self.budget.memory - self._waiting_bytes()),
             listed=design.method == "enumerated", lengths=common_lengths,
@@ -262,7 +273,9 @@ class _Work:
     def _score_items(self, items: list[_Item], batch: int) -> None:
         try:
             stack = Stack.of([item.null for item in items])
-            fill(stack, [item.draws for item in items], batch, lambda count: None)
+            stop_after = items[0].design.stop_after
+            enough = functools.partial(_all_stopped, items, stop_after) if stop_after is not None else None
+            fill(stack, [item.draws for item in items], batch, lambda count: None, enough or (lambda: False))
         except OF_ONE_CELL as error:
             for item in items:
                 if len(items) > 1:
@@ -271,8 +284,9 @@ class _Work:
                     self._score_apart(item.cell, item.null.plan.measures, error)
             return
         for item in items:
-            drawn = item.draws
-            results = judged(item.null, item.expected, drawn.cores, drawn.rescored, item.design)
+            made = slice(0, item.draws.made())
+            cores, rescored = item.draws.cores[:, made], item.draws.rescored[:, made]
+            results = judged(item.null, item.expected, cores, rescored, item.design)
             self.folder.write(item.cell, item.digest, results)
             self.advance(len(results))
 
@@ -286,6 +300,15 @@ class _Work:
 
     def _waiting_bytes(self) -> int:
         return sum(item.null.state_bytes() for items in self.waiting.values() for item in items)
+
+
+def _all_stopped(items: Sequence[_Item], stop_after: int) -> bool:
+    """Tell whether the sequential tests of all cells in a stack have the draws that they need."""
+    return all(
+        count_exceedances(cores, observed) >= stop_after
+        for item in items
+        for cores, observed in zip(item.draws.cores[:, : item.draws.made()], item.null.observed, strict=True)
+    )
 
 
 def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:

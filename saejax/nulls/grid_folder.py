@@ -53,6 +53,8 @@ class GridIdentity:
     """Seed of the re-pairings."""
     coupled: str | None = None
     """Side by whose features cells draw alike, where they do."""
+    stop_after: int | None = None
+    """Exceedances at which the test of a result stops, where it does."""
 
 
 class GridResults(Results[dict[str, Any]]):
@@ -63,6 +65,7 @@ class GridResults(Results[dict[str, Any]]):
             whole cell.
         path: the run directory, where the draws are.
         coupled: side by whose features cells drew alike, where they did.
+        permutations: re-pairings of each result, which a sequential test may not have used up.
     """
 
     def __init__(
@@ -71,10 +74,11 @@ class GridResults(Results[dict[str, Any]]):
         failures: Sequence[dict[str, Any]],
         path: Path,
         coupled: str | None,
+        permutations: int,
     ) -> None:
         """Keep records in their order."""
         super().__init__(records)
-        self.failures, self.path, self.coupled = list(failures), path, coupled
+        self.failures, self.path, self.coupled, self.permutations = list(failures), path, coupled, permutations
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records."""
@@ -103,7 +107,8 @@ class GridResults(Results[dict[str, Any]]):
             InputError: there is one result, draws are too few for any to reach the level, or cells are not coupled.
         """
         draws = None if self.coupled is None else self._draws
-        return GridResults(corrected(self, correction, level, draws), self.failures, self.path, self.coupled)
+        records = corrected(self, correction, level, draws, self.permutations)
+        return GridResults(records, self.failures, self.path, self.coupled, self.permutations)
 
     def _draws(self, record: dict[str, Any]) -> Float[np.ndarray, "perm"]:
         """Return the draws of a result."""
@@ -249,8 +254,8 @@ def load_grid(path: Path | str) -> GridResults:
     manifest = artifacts.read_manifest(path)
     if manifest["kind"] != KIND:
         raise InputError(f"{path} holds a run of kind {manifest['kind']!r} where {KIND!r} is needed")
-    coupled = manifest["config"]["coupled"]
-    return GridResults(list(_read(path, RESULTS)), list(_read(path, FAILURES)), path, coupled)
+    results, failures = (list(_read(path, kind)) for kind in (RESULTS, FAILURES))
+    return GridResults(results, failures, path, manifest["config"]["coupled"], manifest["config"]["permutations"])
 
 
 def _read(path: Path, kind: str) -> Iterator[dict[str, Any]]:

@@ -80,10 +80,31 @@ def step_down(
     return corrected, largest
 
 
-def smallest_p(record: dict[str, Any]) -> float:
-    """Return the smallest p that a result could have had."""
+def smallest_p(record: dict[str, Any], asked: int | None = None) -> float:
+    """Return the smallest p that a result could have had.
+
+    Args:
+        record: from `NullResult.record`.
+        asked: re-pairings that a sequential test would have gone on to; what it drew when None.
+    """
     m = record["permutations"]
+    if record["method"] == "sequential":
+        m = asked or m
     return 1 / m if record["method"] == "enumerated" else 1 / (m + 1)
+
+
+def check_uneven(stop_after: int | None, couple: str | None, correction: str | None) -> None:
+    """Refuse sequential tests where the draws of all results go together.
+
+    Raises:
+        InputError: results would stop at different draws.
+    """
+    asked = f"correction {correction}" if correction in COUPLED else f"couple {couple!r}" if couple is not None else ""
+    if stop_after is not None and asked:
+        raise InputError(
+            f"stop_after {stop_after} ends each result at a draw of its own, and {asked} needs the same draws of all; "
+            "leave stop_after out, or choose holm or benjamini_hochberg without couple"
+        )
 
 
 def check_correction(correction: str, level: float, coupled: bool) -> None:
@@ -130,7 +151,11 @@ def _require(correction: str, level: float, count: int, permutations: int, floor
 
 
 def corrected(
-    records: Sequence[dict[str, Any]], correction: str, level: float = LEVEL, draws: DrawsOf | None = None
+    records: Sequence[dict[str, Any]],
+    correction: str,
+    level: float = LEVEL,
+    draws: DrawsOf | None = None,
+    permutations: int | None = None,
 ) -> list[dict[str, Any]]:
     """Correct the p-values of all results of a grid together.
 
@@ -139,6 +164,7 @@ def corrected(
         correction: `holm`, `benjamini_hochberg`, `min_p` or `max_t`.
         level: what a corrected p is to be held against.
         draws: reads the draws of a result, where those of equal number go together; None where they do not.
+        permutations: re-pairings that sequential tests would have gone on to; what they drew when None.
 
     Returns:
         The records with `p_corrected`, its floor `p_floor` for a test that rejects alone, and `correction`.
@@ -148,14 +174,16 @@ def corrected(
             corrected p can reach the level, or do not go together where they must.
     """
     check_correction(correction, level, draws is not None)
-    count, most = len(records), max((record["permutations"] for record in records), default=0)
+    drawn = (permutations if each["method"] == "sequential" else None for each in records)
+    most = max((asked or each["permutations"] for asked, each in zip(drawn, records, strict=True)), default=0)
+    count = len(records)
     check_floor(correction, level, count, most)
     if correction in COUPLED and draws is not None:
         p_values, floor = _by_draws(records, correction, draws)
         floors = [floor] * count
     else:
         p_values = CORRECTIONS[correction](np.array([record["p_value"] for record in records]))
-        floors = [count * smallest_p(record) for record in records]
+        floors = [count * smallest_p(record, permutations) for record in records]
     _require(correction, level, count, most, min(floors), count)
     return [
         {**record, "p_corrected": float(p), "p_floor": min(floor, 1.0), "correction": correction}

@@ -102,7 +102,13 @@ def _numbers(nulls: Sequence[AnyNull]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([null.n for null in nulls], np.uint32), np.stack([null.key for null in nulls])
 
 
-def fill(stack: Stack, draws: Sequence[Draws], batch: int, advance: Callable[[int], None]) -> None:
+def fill(
+    stack: Stack,
+    draws: Sequence[Draws],
+    batch: int,
+    advance: Callable[[int], None],
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
     """Make the draws that are missing; those that float32 cannot tell are float64 cores.
 
     Args:
@@ -111,9 +117,12 @@ def fill(stack: Stack, draws: Sequence[Draws], batch: int, advance: Callable[[in
         batch: how many to score together. Every batch has that size, so that nothing is compiled twice; the last of
             a range may run past its end, and what is past it is dropped.
         advance: told of the number of re-pairings that were scored.
+        enough: asked before each batch whether those that are there will do.
     """
     for begin, end in draws[0].missing():
         for start in range(begin, end, batch):
+            if enough():
+                break
             count = min(batch, end - start)
             for null, made, bounds in zip(stack.nulls, draws, stack.score_range(start, start + batch), strict=True):
                 settled = null.settle(start, [Bounds(low[:count], high[:count]) for low, high in bounds])
