@@ -121,8 +121,8 @@ class Scheme:
         unit: the exchangeable unit.
         arrange: `(pair, told) -> Arrangement`; raises `InputError` when the pairs are not such units.
         needs_labels: whether `row_labels` say what the units are; else there must be none.
-        single_features: whether rows are features that move one by one; repeats of such can be accepted, and they can
-            draw by what they are.
+        single_features: whether rows are features that move one by one; repeats of such can be accepted.
+        named_units: whether units are features, which can draw by what they are.
     """
 
     name: str
@@ -130,6 +130,7 @@ class Scheme:
     arrange: Callable[[Pair, Told], Arrangement]
     needs_labels: bool = False
     single_features: bool = False
+    named_units: bool = False
 
 
 def find_scheme(name: str) -> Scheme:
@@ -171,8 +172,8 @@ def arrange(pair: Pair, scheme: str, told: Told) -> Arrangement:
         raise InputError(f"scheme {scheme} has no use for row_labels; leave them out, or choose one of {which}")
     if told.duplicates == "accept" and not found.single_features:
         raise InputError(f"duplicates 'accept' has no meaning under scheme {scheme}; leave it out")
-    if told.coupled is not None and not found.single_features:
-        which = ", ".join(each.name for each in SCHEMES.values() if each.single_features)
+    if told.coupled is not None and not found.named_units:
+        which = ", ".join(each.name for each in SCHEMES.values() if each.named_units)
         raise InputError(f"couple {told.coupled[0]!r} has no meaning under scheme {scheme}; choose one of {which}")
     return found.arrange(pair, told)
 
@@ -202,6 +203,15 @@ def _collapse(pair: Pair, told: Told) -> Arrangement:
     rows, partners = _by_side(pair, side)
     shuffle = _shuffle_of(features, pair.n)
     collapsed = Pair.of(*_in_order(side, features.rows_of(rows), _means(partners, features.of_row)))
+    if told.coupled is not None:
+        asked, of = told.coupled
+        if features.repeats and asked != side:
+            raise InputError(
+                f"couple {asked!r}: scheme collapse exchanges features of {side}, each with the mean of its partners "
+                f"in {asked}; couple {side!r}"
+            )
+        named = _features(pair, told)["xy".index(asked)]
+        collapsed, shuffle = _drawing_by_name(collapsed, shuffle, named, of)
     return Arrangement(collapsed, shuffle, pair.n)
 
 
@@ -324,10 +334,20 @@ def _coupled(pair: Pair, shuffle: Shuffle, told: Told) -> tuple[Pair, Shuffle]:
         return pair, shuffle
     side, of = told.coupled
     features = _features(pair, told)["xy".index(side)]
-    if not features.told:
-        raise InputError(f"couple {side!r} needs {side}_ids: features that several cells share are told by them")
     if features.repeats:
         raise InputError(f"couple {side!r}: {features.first_repeat()}; coupled cells have each feature once")
+    return _drawing_by_name(pair, shuffle, features, of)
+
+
+def _drawing_by_name(pair: Pair, shuffle: Shuffle, features: Features, of: Hashable) -> tuple[Pair, Shuffle]:
+    """Sort pairs by the names of their features, which are in the same order, and let those draw.
+
+    Raises:
+        InputError: features have no names.
+    """
+    if not features.told:
+        side = features.side
+        raise InputError(f"couple {side!r} needs {side}_ids: features that several cells share are told by them")
     names = features.words(of)
     order = np.lexsort(names.T[::-1])
     strata = None if shuffle.strata is None else shuffle.strata[order]
@@ -370,11 +390,22 @@ def _means(rows: Float[np.ndarray, "n d"], unit: Int[np.ndarray, "n"]) -> Float[
 
 
 UNIFORM = Scheme(
-    "uniform", "a pair of a one-to-one pairing; any feature of y may go with any of x", _uniform, single_features=True
+    "uniform",
+    "a pair of a one-to-one pairing; any feature of y may go with any of x",
+    _uniform,
+    single_features=True,
+    named_units=True,
 )
-COLLAPSE = Scheme("collapse", "a feature of the side that repeats, with the mean of all its partners", _collapse)
+COLLAPSE = Scheme(
+    "collapse", "a feature of the side that repeats, with the mean of all its partners", _collapse, named_units=True
+)
 STRATA = Scheme(
-    "strata", "a pair, whose features may go with those of pairs of its label", _strata, True, single_features=True
+    "strata",
+    "a pair, whose features may go with those of pairs of its label",
+    _strata,
+    True,
+    single_features=True,
+    named_units=True,
 )
 STIMULUS = Scheme("stimulus", "a document, each side's rows of which are replaced by their mean", _stimulus, True)
 STIMULUS_BLOCKS = Scheme("stimulus_blocks", "a document, the rows of which move in their order", _stimulus_blocks, True)

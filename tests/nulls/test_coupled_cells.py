@@ -38,10 +38,10 @@ def overlapping(seed: int, shared: float = 0.0, found: int = 0) -> Iterator[Cell
     return layer_cells(x_rows, y_rows, pairs, halves)
 
 
-def order_of(cell: Cell, coupled: tuple[str, Any] | None, count: int = 30) -> list[list[int]]:
+def order_of(cell: Cell, coupled: tuple[str, Any] | None, count: int = 30, scheme: str = "uniform") -> list[list[int]]:
     """Return in which order re-pairings put the features of y, by their ids."""
     told = Told(cell.x_ids, cell.y_ids, None, "refuse", coupled)
-    arrangement = arrange(Pair.of(cell.x, cell.y), "uniform", told)
+    arrangement = arrange(Pair.of(cell.x, cell.y), scheme, told)
     rows = {row.tobytes(): int(each) for row, each in zip(np.asarray(cell.y), np.asarray(cell.y_ids), strict=True)}
     ids = np.array([rows[row.tobytes()] for row in arrangement.pair.y.values])
     perms = arrangement.shuffle.drawn(drawing.key_of(3), drawing.as_indices(0, count))
@@ -58,6 +58,25 @@ def test_a_feature_stands_in_the_same_order_in_every_cell() -> None:
     shuffled = RNG.permutation(N)
     moved = Cell("moved", np.asarray(whole.x)[shuffled], np.asarray(whole.y)[shuffled], y_ids=shuffled)
     assert order_of(moved, ("y", 5)) == every
+
+
+def test_features_with_several_partners_draw_alike_too(tmp_path: Path) -> None:
+    """As units of scheme collapse, whatever partners they have in a cell; one-to-one pairs as either side's."""
+    rng = np.random.default_rng(3)
+    y, of_row = rng.normal(size=(9, 4)), rng.permutation(np.repeat(np.arange(9), [4, 3, 3, 2, 1, 1, 1, 1, 1]))
+    whole = Cell("whole", rng.normal(size=(17, 3)), y[of_row], y_ids=of_row, y_set=5)
+    kept = np.flatnonzero(np.isin(of_row, [0, 2, 3, 5, 8]) & (np.arange(17) != np.flatnonzero(of_row == 0)[0]))
+    part = Cell("part", np.asarray(whole.x)[kept], y[of_row[kept]], y_ids=of_row[kept], y_set=5)
+    every, some = (order_of(each, ("y", 5), scheme="collapse") for each in (whole, part))
+    assert {len(order) for order in every} == {9}
+    assert some == [[each for each in order if each in {0, 2, 3, 5, 8}] for order in every]
+    single = next(overlapping(0))
+    assert order_of(single, ("y", 5), scheme="collapse") == order_of(single, ("y", 5))
+    options = {**OPTIONS, "scheme": "collapse", "measures": ["cka", "rsa"]}
+    by_max_t = grid_test([whole, part], out=tmp_path / "y", couple="y", correction="max_t", **options)
+    assert [record["method"] for record in by_max_t] == ["sampled"] * 4
+    by_x = grid_test([whole], out=tmp_path / "x", couple="x", **options)
+    assert by_x.failures[0]["error"].startswith("couple 'x': scheme collapse exchanges features of y, each with the")
 
 
 def test_pairs_stay_together_where_cells_are_coupled(tmp_path: Path) -> None:
@@ -213,7 +232,7 @@ def test_a_correction_over_one_result_is_refused(tmp_path: Path) -> None:
         ),
         (
             Cell("a", RNG.normal(size=(9, 3)), RNG.normal(size=(9, 3)), row_labels=list(range(9))),
-            {"scheme": "stimulus"}, "couple 'y' has no meaning under scheme stimulus; choose one of uniform, strata",
+            {"scheme": "stimulus"}, "couple 'y' has no meaning under scheme stimulus; choose one of uniform, coll",
         ),
     ],
 )  # fmt: skip
