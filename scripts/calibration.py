@@ -10,7 +10,10 @@ should be above.
 
 import dataclasses
 import json
+import multiprocessing
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ class Config:
     """Re-pairings of each."""
     level: float = 0.01
     """Chance that a right engine fails one of all tests."""
+    processes: int = 1
+    """Cases at a time, each on one core: rows are few, and threads cost more than they gain."""
     out: Path = Path("runs/calibration.json")
     """Cases as they are done; the same call goes on from them."""
     page: Path = PAGE
@@ -83,8 +88,10 @@ def cases() -> Iterator[tuple[str, str, str]]:
 
 
 def table(done: dict[str, dict[str, Any]], columns: tuple[tuple[str, str], ...]) -> list[str]:
-    """Return the lines of a table: shares rejected at .01 and .05, by measure, in percent; columns that are done."""
+    """Return the lines of a table: shares rejected at .01 and .05, by measure, in percent; of columns that are done."""
     columns = tuple(each for each in columns if all(f"{' '.join(each)} {name}" in done for name in measures()))
+    if not columns:
+        return []
     heads = [f"`{scheme}`, {world}" for scheme, world in columns]
     lines = ["| measure | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for measure in measures():
@@ -113,23 +120,33 @@ def write_page(done: dict[str, dict[str, Any]], page: Path) -> None:
     """Write the tables into the page, between the lines that mark their place."""
     before, rest = page.read_text().split(START)
     after = rest.split(END)[1]
-    lines = [START, "", *table(done, VALID), "", "The naive shuffle of single rows, where these are no units:", ""]
-    made = "\n".join([*lines, *table(done, NAIVE), "", END])
+    naive = ["The naive shuffle of single rows, where these are no units:", "", *table(done, NAIVE), ""]
+    made = "\n".join([START, "", *table(done, VALID), "", *(naive if table(done, NAIVE) else []), END])
     artifacts.write_bytes(page, f"{before}{made}{after}".encode())
+
+
+def outcomes(left: list[tuple[str, str, str]], config: Config) -> Iterator[tuple[tuple[str, str, str], dict[str, Any]]]:
+    """Yield cases and what comes of them, as they are done."""
+    if config.processes == 1:
+        yield from ((each, case(*each, config)) for each in left)
+        return
+    os.environ.update(dict.fromkeys(("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1"))
+    with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(case, *each, config): each for each in left}
+        yield from ((futures[future], future.result()) for future in as_completed(futures))
 
 
 def main(config: Config) -> None:
     """Do what is left of the cases, and write the page."""
     config.out.parent.mkdir(parents=True, exist_ok=True)
     done = json.loads(config.out.read_text()) if config.out.exists() else {}
-    with progress("calibration", total=len(list(cases()))) as advance:
-        for scheme, world, measure in cases():
-            name = f"{scheme} {world} {measure}"
-            if name not in done:
-                done[name] = case(scheme, world, measure, config)
-                artifacts.write_bytes(config.out, json.dumps(done, indent=1).encode())
-                write_page(done, config.page)
+    left = [each for each in cases() if " ".join(each) not in done]
+    with progress("calibration", total=len(left)) as advance:
+        for each, record in outcomes(left, config):
+            done[" ".join(each)] = record
+            artifacts.write_bytes(config.out, json.dumps(done, indent=1).encode())
             advance()
+    write_page(done, config.page)
     least, count = smallest(done)
     print(config.page)
     print(json.dumps({"cases": len(done), "tests": count, "smallest_p": least, "bound": config.level / count}))

@@ -87,7 +87,8 @@ def grid_test(
         duplicates: as in `permutation_test`.
         couple: `x` or `y` where cells share features of that side: re-pairing i then puts those in the same order in
             all of them, so that draws depend on each other as the scores do. Features are told by the ids and sets of
-            the cells, and each stands in one pair of a cell. All re-pairings are drawn, however few there are.
+            the cells, and each stands in one pair of a cell, or is a unit of scheme collapse. All re-pairings are
+            drawn, however few there are.
         stop_after: as in `permutation_test`, for every result by itself: remarkable cells get the draws that others
             do not need.
         correction: for the number of results, as in `GridResults.corrected`; none when None.
