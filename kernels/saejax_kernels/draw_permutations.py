@@ -23,6 +23,8 @@ import numba
 import numpy as np
 from jaxtyping import Integer, UInt32
 
+from saejax_kernels.compiled import compiled
+
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
 
@@ -127,7 +129,7 @@ def _within(strata: Integer[jax.Array, "n"], drawn: UInt32[jax.Array, "perm n"])
 # loops over rotations would not become vector code.
 
 
-@numba.njit
+@compiled()
 @no_type_check
 def _word(k0, k1, first, second):
     k2 = np.uint32(k0 ^ k1 ^ PARITY)
@@ -141,7 +143,7 @@ def _word(k0, k1, first, second):
     return first
 
 
-@numba.njit
+@compiled()
 @no_type_check
 def _four_rounds(first, second, rotations, key_first, key_second, group):
     first, second = _round(first, second, rotations[0])
@@ -151,7 +153,7 @@ def _four_rounds(first, second, rotations, key_first, key_second, group):
     return np.uint32(first + key_first), np.uint32(second + key_second + group)
 
 
-@numba.njit
+@compiled()
 @no_type_check
 def _round(first, second, rotation):
     first = np.uint32(first + second)
@@ -159,7 +161,7 @@ def _round(first, second, rotation):
     return first, np.uint32(turned ^ first)
 
 
-@numba.njit
+@compiled()
 @no_type_check
 def _argsort(row_words, perm):
     """Write the stable argsort of words, in linear time if they are uniform."""
@@ -187,7 +189,7 @@ def _argsort(row_words, perm):
         perm[j] = np.uint32(packed[j])
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _draw(key, indices, names, members, edges, perms):
     """Draw within strata: stratum s has the rows members[edges[s]] .. members[edges[s + 1] - 1], in order."""

@@ -14,6 +14,8 @@ import numba
 import numpy as np
 from jaxtyping import Float, Integer
 
+from saejax_kernels.compiled import compiled
+
 
 def listed_entries(
     matrix: Float[jax.Array | np.ndarray, "n n"],
@@ -48,7 +50,7 @@ def _entries(matrix: jax.Array, lists: jax.Array, perm: jax.Array) -> jax.Array:
     return jnp.where(lists > 0, matrix[perm[:, None], perm[lists - 1]], 0)
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _gathered_entries(matrix, lists, perms, entries):
     count, n, k = entries.shape

@@ -17,6 +17,8 @@ import numba
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from saejax_kernels.compiled import compiled
+
 NARROW = 8  # values of a cell that are looked at one after another
 
 
@@ -51,7 +53,7 @@ def mid_ranks(
     return ranks
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _search(ordered, starts, values, cells, ranks):
     for i in numba.prange(len(values)):

@@ -19,6 +19,8 @@ import numba
 import numpy as np
 from jaxtyping import Integer
 
+from saejax_kernels.compiled import compiled
+
 
 def neighbour_matches(
     nx: Integer[jax.Array | np.ndarray, "n k"],
@@ -55,7 +57,7 @@ def _matches(nx: jax.Array, ny: jax.Array, perm: jax.Array) -> jax.Array:
     return jnp.max(jnp.where(shared, jnp.arange(1, ny.shape[1] + 1, dtype=jnp.uint16), 0), axis=2)
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _stamped_matches(nx, ny, perms, ranks):
     count, n, k = ranks.shape

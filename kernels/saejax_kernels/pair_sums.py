@@ -20,6 +20,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Integer, Num
 
+from saejax_kernels.compiled import compiled
 from saejax_kernels.summation import FAST_SUMS, pairwise_sum
 
 BLOCK = 8  # permutations that share one walk over the rows of a
@@ -92,7 +93,7 @@ def _pair_sum(a: jax.Array, b: jax.Array, perm: jax.Array) -> jax.Array:
     return pairwise_sum(jax.lax.map(row, (a, perm))) / 2
 
 
-@numba.njit(fastmath=FAST_SUMS)
+@compiled(fastmath=FAST_SUMS)
 @no_type_check
 def _row_sum(a_row, b_row, perm, stop, number):
     total = number(0)
@@ -101,7 +102,7 @@ def _row_sum(a_row, b_row, perm, stop, number):
     return total
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _pair_sums(a, b, perms, rows, number, blocks, sums):
     n, count = len(a), len(perms)

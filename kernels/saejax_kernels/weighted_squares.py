@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from jaxtyping import Float
 
+from saejax_kernels.compiled import compiled
 from saejax_kernels.summation import FAST_SUMS, pairwise_sum
 
 
@@ -47,7 +48,7 @@ def weighted_squares(
     return sums, sizes
 
 
-@numba.njit(fastmath=FAST_SUMS)
+@compiled(fastmath=FAST_SUMS)
 @no_type_check
 def _row_sums(row, wy):
     total, size = 0.0, 0.0
@@ -58,7 +59,7 @@ def _row_sums(row, wy):
     return total, size
 
 
-@numba.njit(parallel=True)
+@compiled(parallel=True)
 @no_type_check
 def _sum_squares(m, wx, wy, sums, sizes):
     for q in numba.prange(len(m)):
