@@ -15,7 +15,7 @@ import jax
 import numba
 
 from saejax.errors import InputError
-from saejax.nulls.schemes import Arrangement
+from saejax.nulls.arrangement import Arrangement
 from saejax.similarity import Measure
 
 Impl = Literal["host", "jax"]

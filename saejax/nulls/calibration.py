@@ -14,10 +14,11 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from saejax.nulls.arrangement import Duplicates
 from saejax.nulls.budget import Impl
 from saejax.nulls.replicates import replicate_tests
 from saejax.nulls.results import NullResult
-from saejax.nulls.schemes import Duplicates, find_scheme
+from saejax.nulls.schemes import find_scheme
 from saejax.nulls.worlds import World
 
 LEVELS = (0.01, 0.05, 0.1)

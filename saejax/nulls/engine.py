@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from saejax import artifacts, mesh
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Arrangement, Duplicates, Told
 from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.draws import Draws
 from saejax.nulls.identity import Ids
@@ -26,7 +27,6 @@ from saejax.nulls.numbers import check_numbers, check_stop, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.representatives import Representatives
 from saejax.nulls.results import Method, NullResults
-from saejax.nulls.schemes import Arrangement, Duplicates, Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill
 from saejax.progress import progress
@@ -139,7 +139,7 @@ def permutation_test(
             advance(len(draws) - sum(end - begin for begin, end in draws.missing()))
             fill(Stack.of([null]), [draws], batch, advance)
             parts.append((mesh.gather(draws.cores), mesh.gather(draws.rescored)))
-            if design.stop_after is not None and _all_reached(null, [cores for cores, _ in parts], design.stop_after):
+            if design.stop_after is not None and all_reached(null, [cores for cores, _ in parts], design.stop_after):
                 break
     cores, rescored = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
     return judged(null, expected, cores, rescored, design)
@@ -160,7 +160,14 @@ def _rounds(first: int, stop: int, size: int, stop_after: int | None) -> Iterato
         first, size = first + size, min(2 * size, longest)
 
 
-def _all_reached(null: AnyNull, parts: Sequence[np.ndarray], stop_after: int) -> bool:
+def all_reached(null: AnyNull, parts: Sequence[Float[np.ndarray, "measures _"]], stop_after: int) -> bool:
+    """Tell whether a sequential test by every measure has the exceedances at which it stops.
+
+    Args:
+        null: what is scored.
+        parts: its draws, in parts; NaN where one is missing.
+        stop_after: exceedances.
+    """
     return all(
         sum(count_exceedances(part[place], observed) for part in parts) >= stop_after
         for place, observed in enumerate(null.observed)

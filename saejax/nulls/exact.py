@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from saejax.errors import InputError
+from saejax.nulls.arrangement import Duplicates, Told
 from saejax.nulls.identity import Ids
 from saejax.nulls.inference import exact_z
 from saejax.nulls.results import Results, aligned, number
-from saejax.nulls.schemes import Duplicates, Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity.pearson_three import pearson_three_p
 

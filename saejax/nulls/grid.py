@@ -21,6 +21,7 @@ from jaxtyping import UInt32
 
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Arrangement, Duplicates, Told
 from saejax.nulls.buckets import common_lengths
 from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.cells import Cell
@@ -28,17 +29,18 @@ from saejax.nulls.draws import Draws
 from saejax.nulls.engine import (
     MEMORY_GIB,
     Expectation,
+    all_reached,
     batch_size,
     design_of,
     expectations,
     judged,
 )
 from saejax.nulls.grid_folder import GridFolder, GridIdentity, GridResults, arranged, failure_line
-from saejax.nulls.inference import Design, count_exceedances
+from saejax.nulls.inference import Design
 from saejax.nulls.multiplicity import LEVEL, check_correction, check_floor, check_uneven
 from saejax.nulls.numbers import check_numbers, check_stop, whole
 from saejax.nulls.preparing import AnyNull, prepare_null
-from saejax.nulls.schemes import Arrangement, Duplicates, Told, find_scheme
+from saejax.nulls.schemes import find_scheme
 from saejax.nulls.scoring import Null
 from saejax.nulls.selection import find_measures
 from saejax.nulls.stacks import Stack, fill, stack_size, stackable
@@ -274,9 +276,8 @@ class _Work:
     def _score_items(self, items: list[_Item], batch: int) -> None:
         try:
             stack = Stack.of([item.null for item in items])
-            stop_after = items[0].design.stop_after
-            enough = functools.partial(_all_stopped, items, stop_after) if stop_after is not None else None
-            fill(stack, [item.draws for item in items], batch, lambda count: None, enough or (lambda: False))
+            draws, enough = [item.draws for item in items], functools.partial(_all_stopped, items)
+            fill(stack, draws, batch, lambda count: None, enough)
         except OF_ONE_CELL as error:
             for item in items:
                 if len(items) > 1:
@@ -303,13 +304,10 @@ class _Work:
         return sum(item.null.state_bytes() for items in self.waiting.values() for item in items)
 
 
-def _all_stopped(items: Sequence[_Item], stop_after: int) -> bool:
-    """Tell whether the sequential tests of all cells in a stack have the draws that they need."""
-    return all(
-        count_exceedances(cores, observed) >= stop_after
-        for item in items
-        for cores, observed in zip(item.draws.cores[:, : item.draws.made()], item.null.observed, strict=True)
-    )
+def _all_stopped(items: Sequence[_Item]) -> bool:
+    """Tell whether all cells in a stack are sequential tests that have the draws they need."""
+    stop_after = items[0].design.stop_after
+    return stop_after is not None and all(all_reached(item.null, [item.draws.cores], stop_after) for item in items)
 
 
 def _named_apart(cells: Iterable[Cell]) -> tuple[Iterator[Cell], int | None]:

@@ -25,10 +25,10 @@ from jaxtyping import Float
 
 from saejax import artifacts, mesh
 from saejax.errors import InputError
+from saejax.nulls.arrangement import Arrangement, Told
 from saejax.nulls.cells import Cell
 from saejax.nulls.multiplicity import LEVEL, corrected, correction_line
 from saejax.nulls.results import NullResults, Results, table
-from saejax.nulls.schemes import Arrangement, Told
 from saejax.nulls.selection import check_pairing
 
 KIND = "null grid"

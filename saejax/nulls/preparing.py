@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import UInt32
 
+from saejax.nulls.arrangement import Arrangement
 from saejax.nulls.budget import Budget, require
 from saejax.nulls.recomputed import Recomputed
 from saejax.nulls.representatives import Representatives
-from saejax.nulls.schemes import Arrangement
 from saejax.nulls.scoring import CommonLengths, Null
 from saejax.similarity import Measure, Pair
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Duplicates, Told
 from saejax.nulls.budget import Budget, Impl
 from saejax.nulls.cells import Cell
 from saejax.nulls.draws import Draws
@@ -18,7 +19,6 @@ from saejax.nulls.engine import MEMORY_GIB, Expectation, batch_size, design_of, 
 from saejax.nulls.inference import Design
 from saejax.nulls.preparing import AnyNull, prepare_null
 from saejax.nulls.results import NullResults
-from saejax.nulls.schemes import Duplicates, Told
 from saejax.nulls.scoring import Null
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.nulls.stacks import Stack, fill, stack_size, stackable

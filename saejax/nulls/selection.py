@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from saejax.errors import InputError
+from saejax.nulls.arrangement import Arrangement, Told
 from saejax.nulls.budget import Budget
-from saejax.nulls.schemes import Arrangement, Told, arrange
+from saejax.nulls.schemes import arrange
 from saejax.similarity import MEASURES, Measure, Pair, find_measure
 
 

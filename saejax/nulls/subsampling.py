@@ -22,12 +22,12 @@ import numpy as np
 
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Told
 from saejax.nulls.budget import Impl
 from saejax.nulls.engine import MEMORY_GIB, permutation_test
 from saejax.nulls.identity import Ids
 from saejax.nulls.numbers import check_numbers, whole
 from saejax.nulls.results import NullResults, Results, aligned
-from saejax.nulls.schemes import Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.progress import progress
 from saejax.rng import named_seed

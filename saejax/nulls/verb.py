@@ -19,13 +19,14 @@ import numpy as np
 from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Duplicates, Told
 from saejax.nulls.budget import Budget, Impl, default_impl
 from saejax.nulls.engine import MEMORY_GIB, batch_size, permutation_test
 from saejax.nulls.matrices import read_array
 from saejax.nulls.numbers import check_numbers, check_stop
 from saejax.nulls.preparing import prepare_null
 from saejax.nulls.results import table
-from saejax.nulls.schemes import Duplicates, Told, find_scheme
+from saejax.nulls.schemes import find_scheme
 from saejax.nulls.selection import check_pairing, find_measures
 
 PER_ROW = ("x_ids", "y_ids", "row_labels")

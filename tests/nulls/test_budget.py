@@ -16,9 +16,9 @@ from made_cells import NAMES, run
 from saejax.errors import InputError
 from saejax.nulls import Cell, grid, permutation_test
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Arrangement, Told
 from saejax.nulls.budget import Budget, Impl
 from saejax.nulls.preparing import prepare_null
-from saejax.nulls.schemes import Arrangement, Told
 from saejax.nulls.selection import check_pairing, find_measures
 from saejax.similarity import MEASURES, Measure
 

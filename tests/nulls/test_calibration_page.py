@@ -1,28 +1,20 @@
 """The page on calibration says what its script found, and what it found is that valid schemes keep their level."""
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import scipy.stats
+from made_scripts import ROOT, script_of
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "saejax" / "nulls" / "calibration.md"
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("calibration", ROOT / "scripts" / "calibration.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script_of("calibration")
 
 
 def tables(page: str) -> list[list[list[str]]]:

@@ -12,8 +12,9 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import Cell, Subspace, grid_test, layer_cells, load_grid
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Told
 from saejax.nulls.multiplicity import corrected, step_down
-from saejax.nulls.schemes import Told, arrange
+from saejax.nulls.schemes import arrange
 from saejax.similarity import Pair
 
 RNG = np.random.default_rng(0)

@@ -1,25 +1,16 @@
 """The null means of the published study say how many components its SVCCA kept."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from made_scripts import script_of
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("published_nulls", ROOT / "scripts" / "published_nulls.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return script_of("published_nulls")
 
 
 def test_one_component_was_kept(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

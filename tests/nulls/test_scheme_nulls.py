@@ -11,8 +11,9 @@ import scipy.stats
 from saejax.errors import InputError
 from saejax.nulls import Cell, exact_test, grid_test, permutation_test
 from saejax.nulls import permutations as drawing
+from saejax.nulls.arrangement import Told
 from saejax.nulls.budget import Impl
-from saejax.nulls.schemes import Told, arrange
+from saejax.nulls.schemes import arrange
 from saejax.similarity import MEASURES, Pair, find_measure
 
 IMPLS: list[Impl] = ["host", "jax"]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from saejax.errors import InputError
-from saejax.nulls.schemes import Arrangement, Told, arrange, find_scheme
+from saejax.nulls.arrangement import Arrangement, Told
+from saejax.nulls.schemes import arrange, find_scheme
 from saejax.similarity import Pair
 
 RNG = np.random.default_rng(0)
