@@ -34,7 +34,15 @@ def test_cells_of_a_grid_stop_each_at_its_own_draw(impl: Impl, tmp_path: Path) -
 
 def test_a_sequential_grid_goes_on_from_its_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {"measures": ["rsa"], "permutations": 300, "stop_after": 40, "batch": 16, "impl": "host"}
+    scored, score_range = [], Null.score_range
+
+    def counting(null: Null, start: int, stop: int) -> Any:
+        scored.append(stop - start)
+        return score_range(null, start, stop)
+
+    monkeypatch.setattr(Null, "score_range", counting)
     whole = run([cell(40, 0.0)], tmp_path / "whole", **asked)
+    assert whole[0]["permutations"] <= sum(scored) < whole[0]["permutations"] + 16
     monkeypatch.setattr(draws, "COMMIT_SECONDS", -1.0)
     monkeypatch.setattr(grid, "judged", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
