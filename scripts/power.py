@@ -9,6 +9,7 @@ measure, the fewest of these pairs at which power reaches .8.
 """
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def figure(curves: dict[float, dict[str, list[Power]]], config: Config) -> plotl
     titles = [f"{fraction:.0%} of the pairs match" for fraction in curves]
     drawn = plotly.subplots.make_subplots(rows=1, cols=len(curves), subplot_titles=titles, shared_yaxes=True)
     for column, by_measure in enumerate(curves.values(), 1):
-        for (measure, points), colour in zip(by_measure.items(), COLOURS, strict=False):
+        for (measure, points), colour in zip(by_measure.items(), itertools.cycle(COLOURS), strict=False):
             drawn.add_scatter(
                 x=[each.n for each in points], y=[each.power for each in points], mode="lines+markers", name=measure,
                 legendgroup=measure, showlegend=column == 1, line={"color": colour}, row=1, col=column,

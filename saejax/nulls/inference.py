@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float
 from scipy.special import betaincinv, ndtri
 
@@ -300,8 +301,8 @@ def _result(
         low, high = (p, p) if every else clopper_pearson(exceedances, m)
     return NullResult(
         draws=draws, exceedances=exceedances, shortfalls=shortfalls, method=method, permutations=m, null_mean=mean,
-        null_sd=sd, z=z, calibrated=calibrated, detectable=detectable,
-        p_value=p, p_two_sided=two_sided, p_low=low, p_high=high,
+        null_sd=sd, null_skewness=None if z is None else float(scipy.stats.skew(draws)), z=z, calibrated=calibrated,
+        detectable=detectable, p_value=p, p_two_sided=two_sided, p_low=low, p_high=high,
         extrapolated_p=tail.p_value if tail else None, extrapolated_high=tail.high if tail else None,
         extrapolated_fit=tail.fit if tail else None, **given,
     )  # fmt: skip

@@ -37,6 +37,8 @@ class NullResult:
         observed: score of the pairing as it stands, in float64.
         null_mean: mean score of the re-pairings.
         null_sd: their standard deviation, with m - 1, or m where all were scored; None for a single one.
+        null_skewness: their third central moment over the cube of their SD: above 0 where high scores are likelier
+            than a normal law with this mean and SD says; None where z is.
         z: (observed - null_mean) / null_sd; None where the measure is constant under this scheme: where the SD is
             within `resolution`. It grows with n, so z at different n cannot be compared.
         calibrated: (observed - mean) / (best - mean) with the exact mean, where it is known, or `null_mean`: 0 for
@@ -97,6 +99,7 @@ class NullResult:
     observed: float
     null_mean: float
     null_sd: float | None
+    null_skewness: float | None
     z: float | None
     calibrated: float | None
     detectable: float | None

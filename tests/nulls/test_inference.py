@@ -61,6 +61,7 @@ def test_result_of_known_draws() -> None:
     result = judged(RSA, 5.0, cores)
     assert result.null_mean == 3
     assert result.null_sd == pytest.approx(np.sqrt(14 / 3))
+    assert result.null_skewness == pytest.approx(4.5 / 3.5**1.5)
     assert result.z == pytest.approx(2 / np.sqrt(14 / 3))
     assert (result.exceedances, result.permutations, result.p_value) == (1, 4, 0.4)
     assert (result.tail, result.method, result.scheme) == ("upper", "sampled", "uniform")
@@ -71,14 +72,15 @@ def test_a_distance_is_counted_by_its_core_and_told_as_a_distance() -> None:
     assert (result.observed, result.exceedances, result.tail) == (2, 1, "lower")
     np.testing.assert_array_equal(result.draws, [6, 5, 4, 1])
     assert result.z == pytest.approx(-2 / np.sqrt(14 / 3))
+    assert result.null_skewness == pytest.approx(-4.5 / 3.5**1.5)
 
 
 def test_record_holds_exactly_what_scripts_rely_on() -> None:
     record = judged(RSA, 5.0, np.arange(4.0)).record()
     assert list(record) == [
-        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "z", "calibrated", "detectable",
-        "p_value", "p_two_sided", "p_low", "p_high", "extrapolated_p", "extrapolated_high", "extrapolated_fit",
-        "permutations", "exceedances", "shortfalls", "scheme", "tail", "method",
+        "measure", "n", "units", "rows", "observed", "null_mean", "null_sd", "null_skewness", "z", "calibrated",
+        "detectable", "p_value", "p_two_sided", "p_low", "p_high", "extrapolated_p", "extrapolated_high",
+        "extrapolated_fit", "permutations", "exceedances", "shortfalls", "scheme", "tail", "method",
         "seed", "first", "repeats", "fixed", "stop_after", "resolution", "score_error", "rescored", "exact_mean",
         "exact_sd", "exact_z", "predicted_mean", "best", "kx", "ky", "picks", "pick_sd", "pick_low", "pick_high",
     ]  # fmt: skip
@@ -135,6 +137,7 @@ def test_a_null_without_spread_has_no_z() -> None:
     flat = judged(RSA, 1.0, np.array([1.0, 1.0 - 1e-9, 1.0]))
     assert flat.z is None
     single = judged(RSA, 1.0, np.array([0.5]))
+    assert (flat.null_skewness, single.null_skewness) == (None, None)
     assert (single.null_sd, single.z, single.p_value) == (None, None, 0.5)
 
 
