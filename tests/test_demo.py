@@ -13,6 +13,8 @@ from saejax.demo import DemoConfig, demo
 from saejax.errors import InputError
 from saejax.universality import CompareConfig, compare, plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoConfig, list[str]]:

@@ -19,6 +19,7 @@ def arm(rng: np.random.Generator, name: str, n: int, noise: float, d: int = D) -
     return Arm(name, x, x @ rotation + noise * rng.normal(size=(n, d)))
 
 
+@pytest.mark.slow
 def expected(n: int, noise: float, measures: list[str]) -> np.ndarray:
     """Return the mean calibrated score of such pairs, by measure."""
     rng, scores = np.random.default_rng(99), []

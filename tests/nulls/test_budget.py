@@ -98,6 +98,7 @@ def all_used() -> dict[str, int]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PEAK.exists(), reason="peaks of resident memory are Linux's to tell")
 @pytest.mark.parametrize(("case", "impl"), CASES)
 def test_the_process_stays_within_the_budget(case: str, impl: Impl, all_used: dict[str, int]) -> None:

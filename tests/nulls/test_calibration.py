@@ -11,6 +11,8 @@ import pytest
 from saejax.nulls.calibration import LEVELS, Calibration, calibrate
 from saejax.nulls.worlds import WORLDS
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(500)
 LEVEL = 0.01
 PLAIN = ("cka_debiased", "rsa", "linear_regression")

@@ -15,6 +15,8 @@ import pytest
 from saejax.nulls import NullResults, permutation_test
 from saejax.similarity import MEASURES
 
+pytestmark = pytest.mark.slow
+
 # Measures of neighbours with so few that lists differ; rules of SVCCA beside the one of 99 %.
 NAMES = [name for name in MEASURES if name not in ("knn_jaccard", "rank_similarity", "second_order_cosine")]
 NAMES += ["knn_jaccard:k=3", "rank_similarity:k=3", "second_order_cosine:k=3", "svcca:components=2", "svcca:variant=k1"]

@@ -19,6 +19,7 @@ def test_without_a_match_power_is_the_level() -> None:
     assert found.low <= found.power <= found.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("z", "low", "high"), [(0.6, 0.08, 0.25), (1.645, 0.35, 0.6), (4.0, 0.9, 1.0)])
 def test_power_of_debiased_cka_is_that_of_its_z(z: float, low: float, high: float) -> None:
     """Its expected score is 1 / (1 + noise^2) where all directions match, and its null SD sqrt(2 / (n (n - 3)))."""
