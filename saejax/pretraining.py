@@ -17,8 +17,10 @@ from flax import nnx
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.models import weights
+from saejax.models.config import TransformerConfig
+from saejax.models.families import family_of, read_config, size_fields
 from saejax.models.train import Schedule, TokenBatch, mean_loss, step_seconds, train
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.transformer import Transformer
 from saejax.progress import progress
 from saejax.rng import named_key
 from saejax.text.bigram import Bigram
@@ -27,6 +29,7 @@ from saejax.text.tokens import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer,
 
 KIND = "language_model"
 HELDOUT_ROWS = 1024
+NORM_EPS = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,8 @@ class PretrainConfig:
     """Folder of an existing tokenizer; without it a BPE tokenizer is trained on the corpus."""
     vocab_size: int = 4096
     """Size of the trained tokenizer's vocabulary, in tokens."""
+    family: str = "llama"
+    """Architecture, as `config.json` names it: gpt2, opt, gpt_neox, llama, mistral, qwen2, qwen3, gemma, gemma2, ..."""
     d_model: int = 256
     """Width of the residual stream."""
     n_layers: int = 1
@@ -73,6 +78,7 @@ class PretrainConfig:
         for name in ("vocab_size", "context", "batch", "tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} must be at least 1")
+        family_of({"model_type": self.family}, "family")
         if self.d_model % self.n_heads:
             raise InputError(f"d_model {self.d_model} must be a multiple of n_heads {self.n_heads}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -94,11 +100,17 @@ class PretrainConfig:
 
     def transformer(self, vocab_size: int) -> TransformerConfig:
         """Return the architecture for a tokenizer of `vocab_size` tokens."""
-        return TransformerConfig(
-            vocab_size=vocab_size, d_model=self.d_model, n_layers=self.n_layers, n_heads=self.n_heads,
-            n_kv_heads=self.n_heads, d_head=self.d_model // self.n_heads, d_mlp=self.d_mlp,
-            max_positions=self.context,
-        )  # fmt: skip
+        family = family_of({"model_type": self.family}, "family")
+        sizes = {"vocab_size": vocab_size, "d_model": self.d_model, "n_layers": self.n_layers,
+                 "n_heads": self.n_heads, "d_mlp": self.d_mlp, "max_positions": self.context}  # fmt: skip
+        heads = {"n_kv_heads": self.n_heads, "d_head": self.d_model // self.n_heads}
+        sizes |= {name: size for name, size in heads.items() if name in family.sizes}
+        config = read_config(family, size_fields(family, sizes))
+        if not config.causal:
+            raise InputError(
+                f"family {self.family} sees later tokens, so it cannot learn to predict them; name another"
+            )
+        return dataclasses.replace(config, norm_eps=NORM_EPS, tie_embeddings=True, attn_scale=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +201,8 @@ def _train_one(
 
     def save(path: Path, trained: Transformer) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        weights.save(path, trained, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+        family = family_of({"model_type": config.family}, "family")
+        weights.save(path, trained, family=family, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
             artifacts.write_bytes(path / name, (folder / name).read_bytes())
 
@@ -218,9 +231,9 @@ def model_card(config: PretrainConfig, seed: int, facts: dict[str, Any]) -> str:
     """Write what a model is, how it was made and how good it is, in Markdown."""
     return (
         f"# A {config.n_layers}-layer language model, seed {seed}\n\n"
-        f"Llama architecture: {config.n_layers} block(s), d_model {config.d_model}, {config.n_heads} heads, gated MLP "
-        f"of {config.d_mlp}, {facts['parameters']:,} parameters, trained in float32 and stored in bfloat16. Made to "
-        "study features, not to write.\n\n"
+        f"Architecture {config.family}: {config.n_layers} block(s), d_model {config.d_model}, {config.n_heads} heads, "
+        f"MLP of {config.d_mlp}, {facts['parameters']:,} parameters, trained in float32 and stored in bfloat16. "
+        "Made to study features, not to write.\n\n"
         f"- Trained by `saejax lm train` on {facts['tokens']:,} tokens (the train split of corpus "
         f"`{config.corpus.source}` holds {facts['corpus_tokens']:,}), context {config.context}, AdamW with peak "
         f"rate {config.learning_rate} and cosine decay, data order {config.data_seed}. `manifest.json` holds the "

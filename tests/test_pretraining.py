@@ -5,11 +5,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from saejax import artifacts
 from saejax.errors import InputError
-from saejax.models import load
+from saejax.models import load, weights
+from saejax.models.families import FAMILIES
 from saejax.models.train import TokenBatch
+from saejax.models.transformer import Transformer
 from saejax.pretraining import PackedRows, PretrainConfig, pretrain
 from saejax.text.corpus import CorpusConfig
 from saejax.text.tokens import Tokenizer
@@ -53,6 +56,29 @@ def test_a_trained_model_has_learned_its_corpus(made: list[Path]) -> None:
         facts = artifacts.read_finished(path, "language_model")["facts"]
         assert facts["heldout_loss"] < np.log(280) - 1
         assert f"{facts['heldout_loss']:.3f}" in (path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "bert" not in name])
+def test_a_model_of_any_family_is_one_of_transformers(family: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    shape = PretrainConfig(out=tmp_path, family=family, d_model=32, n_heads=2, n_layers=2, d_mlp=40, context=32)
+    model = Transformer(shape.transformer(50), nnx.Rngs(params=0))
+    weights.save(tmp_path, model, family=FAMILIES[family], bos_id=0, eos_id=1, dtype="float32")
+    theirs, ids = AutoModelForCausalLM.from_pretrained(tmp_path), np.arange(32)[None]
+    assert type(theirs).__name__ == FAMILIES[family].architecture
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)).logits.numpy()
+    np.testing.assert_allclose(load(tmp_path).run(ids).logits, expected, atol=1e-4 * np.abs(expected).max())
+    assert (model.config.n_layers, model.config.d_mlp, model.config.max_positions) == (2, 40, 32)
+
+
+def test_families_that_learn_no_prediction_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^family: model_type mamba is not supported; supported are gpt2, opt"):
+        PretrainConfig(out=tmp_path, family="mamba")
+    with pytest.raises(InputError, match="^family bert sees later tokens, so it cannot learn to predict them"):
+        PretrainConfig(out=tmp_path, family="bert").transformer(50)
 
 
 def test_transformers_loads_model_and_tokenizer_and_agrees(made: list[Path]) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from saejax.errors import InputError
-from saejax.models.families import FAMILIES, Family
-from saejax.models.transformer import TransformerConfig
-from saejax.models.weights import LoadedModel, assemble
+from saejax.models.config import TransformerConfig
+from saejax.models.families import FAMILIES, Family, read_config
+from saejax.models.weights import Dtype, LoadedModel, assemble
 
 CONFIG_KEYS = {
     "block_count": "num_hidden_layers",
@@ -47,14 +48,14 @@ class GGUFCheckpoint:
         self.path = path
         self.metadata: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
         architecture = str(self.metadata.get("general.architecture"))
-        if architecture not in FAMILIES:
-            known = ", ".join(FAMILIES)
+        known = ", ".join(name for name, family in FAMILIES.items() if any(weight.gguf for weight in family.weights))
+        if architecture not in known.split(", "):
             raise InputError(f"{path}: architecture {architecture} is not supported; supported are {known}")
         self.family: Family = FAMILIES[architecture]
         self._stored: dict[str, Any] = {tensor.name: tensor for tensor in reader.tensors}
-        self.config: TransformerConfig = self.family.config_from(self._fields())
+        self.config: TransformerConfig = read_config(self.family, self._fields())
         layers = range(self.config.n_layers)
-        name_of = {w.gguf.format(n): w.theirs.format(n) for w in self.family.weights for n in layers}
+        name_of = {w.gguf.format(n): w.theirs.format(n) for w in self.family.weights if w.gguf for n in layers}
         self._tensors: dict[str, Any] = {name_of.get(name, name): tensor for name, tensor in self._stored.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,7 +92,10 @@ class GGUFCheckpoint:
         fields["vocab_size"] = int(self._stored["token_embd.weight"].shape[1])
         fields["tie_word_embeddings"] = "output.weight" not in self._stored
         scaling = self.metadata.get(f"{prefix}.rope.scaling.type", "none")
-        fields["rope_scaling"] = None if scaling == "none" else {"rope_type": scaling}
+        fields["rope_scaling"] = None
+        if scaling != "none":
+            factor = float(self.metadata.get(f"{prefix}.rope.scaling.factor", 1.0))
+            fields["rope_scaling"] = {"rope_type": scaling, "factor": factor}
         turned = self.metadata.get(f"{prefix}.rope.dimension_count")
         if turned and "num_attention_heads" in fields and "hidden_size" in fields:
             width = fields.get("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
@@ -136,11 +140,17 @@ def split_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def load_gguf(path: Path) -> LoadedModel:
-    """Load the model of a GGUF file, weights dequantised to float32.
+def load_gguf(path: Path, dtype: Dtype = "float32", mesh: Mesh | None = None) -> LoadedModel:
+    """Load the model of a GGUF file, dequantised.
+
+    Args:
+        path: the file.
+        dtype: type of the weights in memory.
+        mesh: devices to spread them over; the first device alone when None.
 
     Raises:
         InputError: the file, its architecture or its tensors are not what this can read.
     """
     checkpoint = GGUFCheckpoint(path)
-    return LoadedModel(checkpoint.family, assemble(checkpoint.family, checkpoint.config, checkpoint, str(path)))
+    model = assemble(checkpoint.family, checkpoint.config, checkpoint, str(path), dtype, mesh)
+    return LoadedModel(checkpoint.family, model, (path,))

@@ -5,23 +5,28 @@ documents share a row, stops after the last block needed and never computes logi
 and set of hooks.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from saejax.artifacts import file_sha256, fingerprint
 from saejax.errors import InputError
+from saejax.models.config import TransformerConfig
 from saejax.models.families import Family
 from saejax.models.gguf import load_gguf
 from saejax.models.origin import Origin, origin
-from saejax.models.transformer import TransformerConfig
-from saejax.models.weights import LoadedModel, load_folder, weight_files
+from saejax.models.sharding import rows
+from saejax.models.transformer import Edit
+from saejax.models.weights import Dtype, LoadedModel, load_folder
 from saejax.types import AnyArray
 
 AnyInts = Int[AnyArray, "batch position"]
@@ -29,16 +34,28 @@ PRECISION = "float32"
 """Matrix products keep float32 inputs: accelerators would round them to TF32 or bfloat16 by default."""
 
 
-class RunOutput(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class RunOutput:
     """What one forward pass gives.
 
     Attributes:
         activations: by hook, `[batch, position, width]`; rows of padding hold no meaning.
-        logits: scores of the next token, `[batch, position, vocab]`.
+        scores: the logits, or None of a model without a head that makes them.
     """
 
     activations: Mapping[str, Float[Array, "batch position width"]]
-    logits: Float[Array, "batch position vocab"]
+    scores: Float[Array, "batch position vocab"] | None
+
+    @property
+    def logits(self) -> Float[Array, "batch position vocab"]:
+        """Scores of the next token; of an encoder, those of the token itself.
+
+        Raises:
+            InputError: the model is an encoder without the head that makes them.
+        """
+        if self.scores is None:
+            raise InputError("logits: the model has no output head; load the checkpoint of a masked language model")
+        return self.scores
 
 
 class LanguageModel:
@@ -51,18 +68,18 @@ class LanguageModel:
         family: where its weights and hook points lie in Hugging Face's naming.
     """
 
-    def __init__(self, loaded: LoadedModel, source: Origin, files: Sequence[Path]) -> None:
+    def __init__(self, loaded: LoadedModel, source: Origin, mesh: Mesh | None = None) -> None:
         """Wrap a transformer; `load` is the way from a folder.
 
         Args:
-            loaded: the transformer and its family.
+            loaded: the transformer, its family and its files.
             source: its name and revision.
-            files: the files that its weights came from.
+            mesh: devices that its weights are spread over, if they are.
         """
         self.config: TransformerConfig = loaded.model.config
         self.name, self.revision = source
         self.family: Family = loaded.family
-        self._files = tuple(files)
+        self._files, self._rows = loaded.files, rows(mesh)
         self._graph, self._weights = nnx.split(loaded.model)
 
     @functools.cached_property
@@ -91,7 +108,7 @@ class LanguageModel:
             InputError: the model has no such hook.
         """
         self.config.require_hooks((hook,))
-        return self.family.module_path(hook)
+        return self.family.module_path(hook, self.config)
 
     def decoder_rows(self, hook: str) -> Float[Array, "d_mlp d_model"]:
         """Return what each MLP neuron writes to the residual stream: the rows of the MLP's output matrix.
@@ -106,34 +123,52 @@ class LanguageModel:
         name, _, layer = hook.partition(".")
         if name != "mlp_hidden":
             raise InputError(f"hook {hook} has no output matrix of its own; name mlp_hidden.0 or another block's")
-        return nnx.merge(self._graph, self._weights).blocks.w_down[...][int(layer)]
+        return nnx.merge(self._graph, self._weights).blocks.w_down.kernel[...][int(layer)]
 
-    def run(self, input_ids: AnyArray, attention_mask: AnyArray | None = None, hooks: Sequence[str] = ()) -> RunOutput:
+    def run(
+        self,
+        input_ids: AnyArray,
+        attention_mask: AnyArray | None = None,
+        hooks: Sequence[str] = (),
+        *,
+        position_ids: AnyArray | None = None,
+        edits: Mapping[str, Edit] | None = None,
+        edit_mask: AnyArray | None = None,
+    ) -> RunOutput:
         """Run the whole model on rows of text.
 
         Args:
             input_ids: token ids, `[batch, position]`.
-            attention_mask: `[batch, position]`, 1 for tokens, 0 for padding on either side; positions count tokens
-                only. All are tokens when absent.
-            hooks: hook points to show.
+            attention_mask: `[batch, position]`, 1 for tokens, 0 for padding on either side. All are tokens when
+                absent.
+            hooks: hook points to show, as they are after their edit.
+            position_ids: position of each token, `[batch, position]`; tokens of a row are counted from 0 when absent.
+            edits: by hook point, a function of its activation and of the positions to edit, `[batch, position]`, that
+                gives the activation to go on with: `saejax.models.edits`, or any of JAX. A function that is not a
+                pytree is compiled anew for every new object.
+            edit_mask: `[batch, position]`, 1 where to edit; all tokens when absent.
 
         Returns:
             Activations by hook, and logits.
 
         Raises:
-            InputError: a hook is unknown, ids are not integers of the vocabulary, the mask is of another shape or has
+            InputError: a hook is unknown, ids are not integers of the vocabulary, a mask is of another shape or has
                 other values, or a row holds more tokens than the model has positions.
         """
         ids = self._checked_ids(input_ids)
-        mask = np.ones_like(ids) if attention_mask is None else np.asarray(attention_mask, np.int32)
-        if mask.shape != ids.shape:
-            raise InputError(f"attention_mask {list(mask.shape)} must have the shape of input_ids {list(ids.shape)}")
-        if not np.isin(mask, (0, 1)).all():
-            raise InputError(f"attention_mask holds {np.setdiff1d(mask, (0, 1))[0]}; it may hold 0 and 1 only")
-        position = np.maximum(np.cumsum(mask, axis=1) - 1, 0).astype(np.int32)
+        mask = _checked_mask("attention_mask", attention_mask, np.ones_like(ids))
+        edited = _checked_mask("edit_mask", edit_mask, mask).astype(bool)
+        counted = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        position = np.asarray(counted if position_ids is None else position_ids, np.int32)
+        if position.shape != ids.shape or position.min() < 0:
+            raise InputError(f"position_ids {list(position.shape)} must be {list(ids.shape)}, each at least 0")
         self._check_positions(position)
-        found, logits = _run(self._graph, self._weights, ids, mask, position, self._ordered(hooks))
-        return RunOutput(found, logits)
+        own = {hook: edit if _is_pytree(edit) else Partial(edit) for hook, edit in (edits or {}).items()}
+        self.config.require_hooks(tuple(own))
+        placed = (self._placed(each) for each in (ids, mask, position, edited))
+        ordered = self._ordered(hooks)
+        found, logits = _run(self._graph, self._weights, *placed, own, ordered)
+        return RunOutput({hook: found[hook] for hook in ordered}, logits)
 
     def activations(
         self, input_ids: AnyInts, segment: AnyInts, position: AnyInts, hooks: Sequence[str]
@@ -157,7 +192,9 @@ class LanguageModel:
             raise InputError("hooks () names no hook point; name at least one, for example resid_post.0")
         ids = self._checked_ids(input_ids)
         self._check_positions(np.asarray(position))
-        return _activations(self._graph, self._weights, ids, np.asarray(segment), np.asarray(position), ordered)
+        placed = (self._placed(np.asarray(each)) for each in (ids, segment, position))
+        found = _activations(self._graph, self._weights, *placed, ordered)
+        return {hook: found[hook] for hook in ordered}
 
     def _ordered(self, hooks: Sequence[str]) -> tuple[str, ...]:
         wanted = set(self.config.require_hooks(tuple(hooks)))
@@ -177,6 +214,9 @@ class LanguageModel:
             )
         return ids.astype(np.int32)
 
+    def _placed(self, array: np.ndarray) -> np.ndarray | jax.Array:
+        return array if self._rows is None else jax.device_put(array, self._rows)
+
     def _check_positions(self, position: np.ndarray) -> None:
         if position.max() >= self.config.max_positions:
             raise InputError(
@@ -185,12 +225,18 @@ class LanguageModel:
             )
 
 
-def load(folder: Path | str) -> LanguageModel:
-    """Load a language model from a local folder or GGUF file, weights as float32.
+def load(
+    folder: Path | str, *, dtype: Dtype = "float32", mesh: Mesh | None = None, allow_pickle: bool = False
+) -> LanguageModel:
+    """Load a language model from a local folder or GGUF file.
 
     Args:
         folder: a folder in Hugging Face layout (`config.json` and safetensors), a folder with one GGUF file, or a
             GGUF file.
+        dtype: type of weights and activations.
+        mesh: devices to spread the model over, from `saejax.models.sharding.model_mesh`; batches then hold a multiple
+            of its `data` rows. The first device alone when None.
+        allow_pickle: read `pytorch_model.bin`, tensors alone, instead of safetensors (extra `torch`).
 
     Returns:
         The model.
@@ -205,20 +251,34 @@ def load(folder: Path | str) -> LanguageModel:
     if path.is_file() and path.suffix != ".gguf":
         raise InputError(f"model {path} is not a .gguf file; name a model folder or a .gguf file")
     if path.is_dir() and ((path / "config.json").exists() or not single):
-        return LanguageModel(load_folder(path), origin(path), weight_files(path))
+        return LanguageModel(load_folder(path, dtype, mesh, allow_pickle), origin(path), mesh)
     if len(single) > 1:
         raise InputError(f"{path} holds {len(single)} .gguf files; name one, for example {single[0]}")
-    return LanguageModel(load_gguf(single[0]), origin(single[0]), single)
+    return LanguageModel(load_gguf(single[0], dtype, mesh), origin(single[0]), mesh)
+
+
+def _is_pytree(edit: Edit) -> bool:
+    return not jax.tree_util.all_leaves([edit])
+
+
+def _checked_mask(name: str, given: AnyArray | None, default: np.ndarray) -> np.ndarray:
+    mask = default if given is None else np.asarray(given, np.int32)
+    if mask.shape != default.shape:
+        raise InputError(f"{name} {list(mask.shape)} must have the shape of input_ids {list(default.shape)}")
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError(f"{name} holds {np.setdiff1d(mask, (0, 1))[0]}; it may hold 0 and 1 only")
+    return mask
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "hooks"))
 def _run(
-    graph: Any, weights: nnx.State, ids: jax.Array, mask: jax.Array, position: jax.Array, hooks: tuple[str, ...]
-) -> tuple[dict[str, jax.Array], jax.Array]:
+    graph: Any, weights: nnx.State, ids: jax.Array, mask: jax.Array, position: jax.Array, edited: jax.Array,
+    edits: dict[str, Any], hooks: tuple[str, ...],
+) -> tuple[dict[str, jax.Array], jax.Array | None]:  # fmt: skip
     with jax.default_matmul_precision(PRECISION):
         model = nnx.merge(graph, weights)
-        last, found = model.hidden(ids, mask, position, hooks)
-        return found, last @ model.output_matrix
+        last, found = model.hidden(ids, mask, position, hooks, edits=edits, edited=edited)
+        return found, None if model.config.head == "none" else model.logits(last)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "hooks"))

@@ -108,7 +108,7 @@ def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, "
     """
     input_ids, segment, position = (jnp.asarray(column) for column in batch)
     x, _ = model.hidden(input_ids, segment, position)
-    logits = x[:, :-1] @ model.output_matrix
+    logits = model.logits(x[:, :-1])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, input_ids[:, 1:])
     counted = predicted(segment)
     return jnp.sum(losses * counted), jnp.sum(counted)

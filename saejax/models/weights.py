@@ -4,8 +4,9 @@ Files are memory-mapped and each stacked parameter is filled layer by layer wher
 the parameters and one layer's tensor, never the model twice.
 """
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,16 +15,21 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Shaped
 
 from saejax.artifacts import read_json, write_bytes, write_json
 from saejax.errors import InputError
-from saejax.models.families import LLAMA, Family, Weight, family_of
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.config import TransformerConfig
+from saejax.models.families import Family, Weight, family_of, read_config
+from saejax.models.pickles import PICKLE_FILE, PickledFolder, pickle_files
+from saejax.models.sharding import partition
+from saejax.models.transformer import Transformer
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+Dtype = Literal["float32", "float16", "bfloat16"]
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -44,7 +50,7 @@ class SafetensorsFolder:
     """The safetensors of a model folder: a single file, or shards that an index lists."""
 
     def __init__(self, folder: Path) -> None:
-        """Map the folder's files.
+        """Look into the folder's files.
 
         Raises:
             InputError: there are none, one is missing, or one is not a safetensors file.
@@ -52,21 +58,27 @@ class SafetensorsFolder:
         from safetensors import SafetensorError, safe_open
 
         self.files = weight_files(folder)
-        self._mapped = []
+        self._file_of: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for file in self.files:
             try:
-                self._mapped.append(safe_open(file, framework="np"))
+                with safe_open(file, framework="np") as mapped:
+                    for name in mapped.keys():
+                        self._file_of[name] = file
+                        self._shapes[name] = tuple(mapped.get_slice(name).get_shape())
             except SafetensorError as error:
                 raise InputError(f"{file} is not a whole safetensors file ({error}); copy it again") from None
-        self._file_of = {name: mapped for mapped in self._mapped for name in mapped.keys()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each tensor by name."""
-        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self._file_of.items()}
+        return dict(self._shapes)
 
     def read(self, name: str) -> np.ndarray:
-        """Return one tensor, copied from the mapped file."""
-        return self._file_of[name].get_tensor(name)
+        """Return one tensor, copied from the file, which is mapped for as long: its pages count as memory in use."""
+        from safetensors import safe_open
+
+        with safe_open(self._file_of[name], framework="np") as mapped:
+            return mapped.get_tensor(name)
 
 
 class LoadedModel(NamedTuple):
@@ -75,10 +87,12 @@ class LoadedModel(NamedTuple):
     Attributes:
         family: its family.
         model: the transformer with its weights.
+        files: what these were read from.
     """
 
     family: Family
     model: Transformer
+    files: tuple[Path, ...]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -95,22 +109,33 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if (folder / WEIGHTS_FILE).exists():
         return [folder / WEIGHTS_FILE]
+    if pickle_files(folder):
+        raise InputError(
+            f"{folder} holds its weights in {PICKLE_FILE}, a pickle, which can run code; save it as safetensors, or "
+            "load it with allow_pickle=True, which reads tensors alone"
+        )
     raise InputError(f"{folder} holds no weights ({WEIGHTS_FILE}, {INDEX_FILE} or a .gguf file); name a model folder")
 
 
-def load_folder(folder: Path) -> LoadedModel:
-    """Load a model folder in Hugging Face layout, weights as float32.
+def load_folder(
+    folder: Path, dtype: Dtype = "float32", mesh: Mesh | None = None, allow_pickle: bool = False
+) -> LoadedModel:
+    """Load a model folder in Hugging Face layout.
 
     Args:
         folder: holds `config.json` and safetensors in float32, float16 or bfloat16.
+        dtype: type of the weights in memory, and so of the activations.
+        mesh: devices to spread them over, with an axis `model`; the first device alone when None.
+        allow_pickle: read `pytorch_model.bin` instead, tensors alone (extra `torch`).
 
     Raises:
         InputError: the family is not supported, or tensors are missing, unexpected or of another shape.
     """
-    checkpoint = SafetensorsFolder(folder)
+    checkpoint = PickledFolder(folder) if allow_pickle else SafetensorsFolder(folder)
     fields = read_json(folder / CONFIG_FILE)
     family = family_of(fields, str(folder / CONFIG_FILE))
-    return LoadedModel(family, assemble(family, family.config_from(fields), checkpoint, str(folder)))
+    model = assemble(family, read_config(family, fields), checkpoint, str(folder), dtype, mesh)
+    return LoadedModel(family, model, tuple(checkpoint.files))
 
 
 def load_weights(folder: Path) -> Transformer:
@@ -122,50 +147,145 @@ def load_weights(folder: Path) -> Transformer:
     return load_folder(folder).model
 
 
-def assemble(family: Family, config: TransformerConfig, checkpoint: Checkpoint, source: str) -> Transformer:
+class Stored:
+    """The tensors of a checkpoint, by the names of a family's table."""
+
+    def __init__(self, family: Family, checkpoint: Checkpoint) -> None:
+        """Look up which tensors there are."""
+        self.family, self._checkpoint, self._shapes = family, checkpoint, checkpoint.shapes()
+        self._named = {family.full_name(name): name for name in self._shapes}
+
+    def name(self, theirs: str) -> str | None:
+        """Return the checkpoint's name of a tensor, with or without what names of a model with a head begin with."""
+        return self._named.get(theirs) or self._named.get(theirs.removeprefix(self.family.base))
+
+    def read(self, theirs: str) -> np.ndarray:
+        """Return a tensor that `check` has found."""
+        return self._checkpoint.read(self.name(theirs) or theirs)
+
+    def has_any(self, ours: str) -> bool:
+        """Tell whether there is a tensor of a parameter whose path begins so."""
+        return any(self.name(weight.theirs) for weight in self.family.weights if weight.ours.startswith(ours))
+
+    def check(self, config: TransformerConfig, parameters: Mapping[Any, Any], source: str) -> None:
+        """Refuse a checkpoint that is not of a model.
+
+        Args:
+            config: the model's.
+            parameters: its parameters, or their shapes.
+            source: where the checkpoint comes from, for the error message.
+
+        Raises:
+            InputError: tensors are missing, unexpected or of another shape; all are named at once.
+        """
+        wanted: dict[str, tuple[int, ...]] = {}
+        for weight, path in present(self.family, parameters):
+            shape = parameters[path].shape
+            for layer in range(config.n_layers if weight.stacked else 1):
+                wanted[weight.theirs.format(layer)] = weight.stored_shape(shape[1:] if weight.stacked else shape)
+        used = {name: self.name(name) for name in wanted}
+        spare = {self.name(weight.theirs) for weight in self.family.weights if weight.ours == "unembed"}
+        faults = [f"{name} is missing" for name, found in used.items() if found is None]
+        known = {*used.values(), *spare}
+        faults += [f"{name} is not of this model" for full, name in self._named.items()
+                   if name not in known and not self.family.ignores(full)]  # fmt: skip
+        faults += [f"{found} is {list(self._shapes[found])}, not {list(wanted[name])}"
+                   for name, found in used.items() if found and self._shapes[found] != wanted[name]]  # fmt: skip
+        if faults:
+            raise InputError(f"{source}: {'; '.join(faults)}; the weights are not those of this {CONFIG_FILE}")
+
+
+def present(family: Family, parameters: Mapping[Any, Any]) -> list[tuple[Weight, Any]]:
+    """Return the entries of a family's table that a model has parameters for, and their paths."""
+    paths = ((weight, tuple(weight.ours.split("."))) for weight in family.weights)
+    return [(weight, path) for weight, path in paths if path in parameters]
+
+
+def assemble(
+    family: Family,
+    config: TransformerConfig,
+    checkpoint: Checkpoint,
+    source: str,
+    dtype: Dtype = "float32",
+    mesh: Mesh | None = None,
+) -> Transformer:
     """Build a transformer from the tensors of a checkpoint.
 
     Args:
         family: says which tensor is which parameter.
-        config: the model's shape.
+        config: the model's shape; the head of a masked language model is left out where the checkpoint has none.
         checkpoint: the tensors.
         source: where they come from, for the error message.
+        dtype: type of the weights in memory.
+        mesh: devices to spread them over; the first device alone when None.
 
     Returns:
-        The transformer, float32.
+        The transformer.
 
     Raises:
         InputError: tensors are missing, unexpected or of another shape; all are named at once.
     """
-    abstract = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(params=0)))
-    graph, state = nnx.split(abstract)
+    stored = Stored(family, checkpoint)
+    if config.head == "masked" and not stored.has_any("masked_head."):
+        config = dataclasses.replace(config, head="none")
+    graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(params=0))))
     flat = dict(nnx.to_flat_state(state))
-    _check(family, config, flat, checkpoint.shapes(), source)
-    for weight in family.weights_of(config):
-        path = tuple(weight.ours.split("."))
-        flat[path] = flat[path].replace(_fill(weight, flat[path].shape, checkpoint))
+    stored.check(config, flat, source)
+    for weight, path in present(family, flat):
+        place = None if mesh is None else NamedSharding(mesh, partition(path, config, mesh))
+        flat[path] = flat[path].replace(_filled(weight, flat[path].shape, stored, config, DTYPES[dtype], place))
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _filled(
+    weight: Weight, shape: tuple[int, ...], stored: Stored, config: TransformerConfig, dtype: np.dtype,
+    place: NamedSharding | None,
+) -> jax.Array:  # fmt: skip
+    if not weight.stacked:
+        return _placed(weight.take(stored.read(weight.theirs), config), dtype, place)
+    stack = jnp.empty(shape, dtype, device=place)
+    inner = None if place is None else NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+    for layer in range(shape[0]):
+        part = _placed(weight.take(stored.read(weight.theirs.format(layer)), config), dtype, inner)
+        stack = _with_layer(stack, part, jnp.int32(layer))
+    return stack
+
+
+def _placed(part: np.ndarray, dtype: np.dtype, place: NamedSharding | None) -> jax.Array:
+    """Put an array on its device, or each device's share of it there."""
+    if place is None:
+        return jnp.asarray(np.ascontiguousarray(part, dtype))
+    return jax.make_array_from_callback(part.shape, place, lambda index: np.ascontiguousarray(part[index], dtype))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_layer(
+    stack: Shaped[Array, "layer ..."], part: Shaped[Array, "..."], layer: Int[Array, ""]
+) -> Shaped[Array, "layer ..."]:
+    return stack.at[layer].set(part)
 
 
 def save(
     folder: Path,
     model: Transformer,
     *,
+    family: Family,
     bos_id: int | None,
     eos_id: int | None,
-    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16",
+    dtype: Dtype = "bfloat16",
 ) -> None:
-    """Write a Llama-family transformer as a folder that transformers can load.
+    """Write a transformer as a folder that transformers can load.
 
     Args:
         folder: exists; gets `config.json` and `model.safetensors`.
         model: the transformer.
+        family: whose names its tensors get.
         bos_id: token that begins a document.
         eos_id: token that ends one.
         dtype: type of the stored weights.
     """
-    tensors = {name: np.ascontiguousarray(array.astype(DTYPES[dtype])) for name, array in _tensors(LLAMA, model)}
-    write_folder(folder, LLAMA, model.config, tensors, bos_id=bos_id, eos_id=eos_id)
+    tensors = _tensors(family, model, DTYPES[dtype])
+    write_folder(folder, family, model.config, tensors, bos_id=bos_id, eos_id=eos_id)
 
 
 def write_folder(
@@ -187,52 +307,12 @@ def write_folder(
     write_json(folder / CONFIG_FILE, head | family.config_to(config) | tail)
 
 
-def _tensors(family: Family, model: Transformer) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(family: Family, model: Transformer, dtype: np.dtype) -> dict[str, np.ndarray]:
     flat = dict(nnx.to_flat_state(nnx.state(model)))
-    for weight in family.weights_of(model.config):
-        array = np.asarray(flat[tuple(weight.ours.split("."))][...])
-        layers = enumerate(array) if weight.ours.startswith("blocks.") else [("", array)]
-        for layer, part in layers:
-            yield weight.theirs.format(layer), part.T if weight.transposed else part
-
-
-def _check(
-    family: Family, config: TransformerConfig, flat: dict[Any, Any], found: dict[str, tuple[int, ...]], source: str
-) -> None:
-    wanted: dict[str, tuple[int, ...]] = {}
-    for weight in family.weights_of(config):
-        shape = flat[tuple(weight.ours.split("."))].shape
-        stacked = weight.ours.startswith("blocks.")
-        part = shape[1:] if stacked else shape
-        for name in (weight.theirs.format(layer) for layer in range(config.n_layers if stacked else 1)):
-            wanted[name] = part[::-1] if weight.transposed else part
-    spare = {w.theirs for w in family.weights} - {w.theirs for w in family.weights_of(config)}
-    faults = [f"{name} is missing" for name in wanted if name not in found]
-    faults += [f"{name} is not of this model" for name in found
-               if name not in wanted and name not in spare and not name.endswith(family.optional)]  # fmt: skip
-    faults += [f"{name} is {list(found[name])}, not {list(shape)}" for name, shape in wanted.items()
-               if found.get(name, shape) != shape]  # fmt: skip
-    if faults:
-        raise InputError(f"{source}: {'; '.join(faults)}; the weights are not those of this {CONFIG_FILE}")
-
-
-def _fill(weight: Weight, shape: tuple[int, ...], checkpoint: Checkpoint) -> jax.Array:
-    if not weight.ours.startswith("blocks."):
-        return _converted(checkpoint.read(weight.theirs), transposed=weight.transposed)
-    stack = jnp.empty(shape, jnp.float32)
-    for layer in range(shape[0]):
-        part = checkpoint.read(weight.theirs.format(layer))
-        stack = _with_layer(stack, part, jnp.int32(layer), transposed=weight.transposed)
-    return stack
-
-
-@functools.partial(jax.jit, static_argnames="transposed")
-def _converted(part: Float[Array, "..."], transposed: bool) -> Float[Array, "..."]:
-    return (part.T if transposed else part).astype(jnp.float32)
-
-
-@functools.partial(jax.jit, static_argnames="transposed", donate_argnums=0)
-def _with_layer(
-    stack: Float[Array, "layer ..."], part: Float[Array, "..."], layer: Int[Array, ""], transposed: bool
-) -> Float[Array, "layer ..."]:
-    return stack.at[layer].set((part.T if transposed else part).astype(jnp.float32))
+    tensors: dict[str, np.ndarray] = {}
+    for weight, path in present(family, flat):
+        array = np.asarray(flat[path][...])
+        for layer, part in enumerate(array if weight.stacked else [array]):
+            name, shape = weight.theirs.format(layer), weight.stored_shape(part.shape)
+            weight.put(part.astype(dtype), tensors.setdefault(name, np.empty(shape, dtype)), model.config)
+    return tensors

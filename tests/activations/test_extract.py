@@ -16,7 +16,9 @@ from saejax.activations.extract import ExtractConfig, extract, plan
 from saejax.activations.store import Store, StoreWriter, aligned
 from saejax.errors import InputError
 from saejax.models import LanguageModel, load, weights
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.config import TransformerConfig
+from saejax.models.families import LLAMA
+from saejax.models.transformer import Transformer
 from saejax.text.corpus import CorpusConfig
 from saejax.text.tokens import Tokenizer, save_tokenizer, train_bpe
 
@@ -41,7 +43,7 @@ def make_model(folder: Path, seed: int) -> Path:
     graph, shapes = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0))))
     draw = np.random.default_rng(seed)
     state = jax.tree.map(lambda leaf: draw.normal(0, 0.5, leaf.shape).astype(np.float32), shapes)
-    weights.save(folder, nnx.merge(graph, state), bos_id=0, eos_id=1, dtype="float32")
+    weights.save(folder, nnx.merge(graph, state), family=LLAMA, bos_id=0, eos_id=1, dtype="float32")
     return folder
 
 

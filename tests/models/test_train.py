@@ -8,8 +8,9 @@ from flax import nnx
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.models.config import TransformerConfig
 from saejax.models.train import Schedule, TokenBatch, cross_entropy, mean_loss, train
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.transformer import Transformer
 
 CONFIG = TransformerConfig(
     vocab_size=11, d_model=16, n_layers=2, n_heads=2, n_kv_heads=1, d_head=8, d_mlp=24, max_positions=32

@@ -9,13 +9,15 @@ import pytest
 import torch
 import transformers
 from flax import nnx
-from made_llamas import Pair, error, random_llama, saved_llama, torch_forward
+from made_models import Pair, error, random_model, saved_model, torch_forward
 from safetensors.numpy import load_file, save_file
 
 import saejax.models
 from saejax.errors import InputError
 from saejax.models import weights
-from saejax.models.transformer import Transformer, TransformerConfig
+from saejax.models.config import Rope, TransformerConfig
+from saejax.models.families import LLAMA
+from saejax.models.transformer import Transformer
 
 IDS = np.arange(14).reshape(2, 7)
 
@@ -31,11 +33,11 @@ def same(a: Transformer, b: Transformer) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_model_is_the_same_model_for_us_and_for_transformers(tied: bool, tmp_path: Path) -> None:
     config = TransformerConfig(
-        vocab_size=30, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, d_mlp=24, rope_theta=5e4,
+        vocab_size=30, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, d_head=4, d_mlp=24, rope=Rope(theta=5e4),
         tie_embeddings=tied,
     )  # fmt: skip
     model = Transformer(config, nnx.Rngs(params=3))
-    weights.save(tmp_path, model, bos_id=3, eos_id=4, dtype="float32")
+    weights.save(tmp_path, model, family=LLAMA, bos_id=3, eos_id=4, dtype="float32")
     same(weights.load_weights(tmp_path), model)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(theirs, transformers.LlamaForCausalLM)
@@ -47,12 +49,12 @@ def test_a_saved_model_is_the_same_model_for_us_and_for_transformers(tied: bool,
 def test_sixteen_bit_folders_load_as_their_exact_values(
     dtype: Literal["bfloat16", "float16"], kind: torch.dtype, tmp_path: Path
 ) -> None:
-    theirs = random_llama("grouped-tied").type(kind)
+    theirs = random_model("llama-grouped-tied").type(kind)
     theirs.save_pretrained(tmp_path / "theirs")
     model = weights.load_weights(tmp_path / "theirs")
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {np.dtype(np.float32)}
     (tmp_path / "ours").mkdir()
-    weights.save(tmp_path / "ours", model, bos_id=None, eos_id=None, dtype=dtype)
+    weights.save(tmp_path / "ours", model, family=LLAMA, bos_id=None, eos_id=None, dtype=dtype)
     same(weights.load_weights(tmp_path / "ours"), model)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
     assert again.dtype == kind
@@ -67,7 +69,7 @@ def test_shards_give_the_same_model_as_one_file(pair: Pair, tmp_path: Path) -> N
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    random_llama("multiquery-untied").save_pretrained(tmp_path, max_shard_size="60KB")
+    random_model("llama-multiquery-untied").save_pretrained(tmp_path, max_shard_size="60KB")
     lost = weights.weight_files(tmp_path)[1]
     lost.unlink()
     with pytest.raises(InputError, match=f"lacks {lost.name}"):
@@ -75,7 +77,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 
 
 def test_all_wrong_tensors_are_named_at_once(tmp_path: Path) -> None:
-    saved_llama("grouped-tied", tmp_path)
+    saved_model("llama-grouped-tied", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]
     tensors["model.norm.weight"] = np.ones(5, np.float32)
@@ -91,7 +93,7 @@ def test_all_wrong_tensors_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_tensors_that_only_repeat_what_is_known_are_ignored(tmp_path: Path) -> None:
-    saved_llama("grouped-tied", tmp_path)
+    saved_model("llama-grouped-tied", tmp_path)
     before = weights.load_weights(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
@@ -101,14 +103,14 @@ def test_tensors_that_only_repeat_what_is_known_are_ignored(tmp_path: Path) -> N
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    saved_llama("grouped-tied", tmp_path)
+    saved_model("llama-grouped-tied", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(InputError, match="holds no weights"):
         saejax.models.load(tmp_path)
 
 
 def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
-    saved_llama("grouped-tied", tmp_path)
+    saved_model("llama-grouped-tied", tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"model\.safetensors is not a whole safetensors file"):
@@ -119,5 +121,5 @@ def test_another_architecture_is_refused_by_name(pair: Pair, tmp_path: Path) -> 
     shutil.copytree(pair.folder, tmp_path, dirs_exist_ok=True)
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**fields, "model_type": "mamba"}))
-    with pytest.raises(InputError, match="model_type mamba is not supported; supported are llama"):
+    with pytest.raises(InputError, match="model_type mamba is not supported; supported are gpt2, opt, gpt_neox, llama"):
         saejax.models.load(tmp_path)
