@@ -1,8 +1,6 @@
-import dataclasses
 import re
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import transformers
@@ -146,19 +144,3 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(model_type: str 
     known = "gpt2, opt, gpt_neox, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, bert, distilbert"
     with pytest.raises(InputError, match=f"^here: model_type {model_type} is not supported; supported are {known}$"):
         family_of({"model_type": model_type}, "here")
-
-
-def test_a_window_changes_what_blocks_with_one_see() -> None:
-    _, config = config_of("gemma3")
-    assert config.has_window == (True, True, True, False)
-    whole = dataclasses.replace(config, window=100)
-    ids = np.arange(12)[None] % config.vocab_size
-    one, other = (
-        Transformer(each, nnx.Rngs(params=0)).hidden(
-            jax.numpy.asarray(ids), jax.numpy.ones_like(ids), jax.numpy.asarray(ids), ("resid_post.0",)
-        )[1]["resid_post.0"]
-        for each in (config, whole)
-    )
-    assert config.window == 5
-    np.testing.assert_array_equal(one[:, :5], other[:, :5])
-    assert np.abs(one[:, 5:] - other[:, 5:]).max() > 0

@@ -60,6 +60,13 @@ def test_a_token_sees_only_earlier_tokens_of_its_own_segment() -> None:
     np.testing.assert_array_equal(mask, wanted)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_bounds_how_far_a_token_sees(causal: bool) -> None:
+    mask = np.asarray(attention_mask(jnp.ones((1, 9), jnp.int32), causal=causal, window=3))[0, 0]
+    ahead = np.subtract.outer(np.arange(9), np.arange(9))
+    np.testing.assert_array_equal(mask, (np.abs(ahead) < 3) & ((ahead >= 0) | (not causal)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
