@@ -25,7 +25,8 @@ from saejax.progress import progress
 from saejax.rng import named_key
 from saejax.text.bigram import Bigram
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
-from saejax.text.tokens import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, pack, save_tokenizer, train_bpe
+from saejax.text.packing import Packing, pack
+from saejax.text.tokens import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer, save_tokenizer, train_bpe
 
 KIND = "language_model"
 HELDOUT_ROWS = 1024
@@ -255,8 +256,9 @@ def _trained_tokenizer(config: PretrainConfig) -> Path:
 
 def _packed(corpus: CorpusConfig, tokenizer: Tokenizer, config: PretrainConfig) -> PackedRows:
     columns: list[list[np.ndarray]] = [[], [], []]
+    packing = Packing(config.context, 256, tokenizer.before)
     with progress(f"packing the {corpus.split} split", None) as advance:
-        for batch in pack(read_documents(corpus), tokenizer, context=config.context, batch=256):
+        for batch in pack(read_documents(corpus), tokenizer, packing):
             for column, values in zip(columns, (batch.input_ids, batch.segment, batch.position), strict=True):
                 column.append(values)
             advance(len(batch.input_ids))

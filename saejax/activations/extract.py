@@ -1,8 +1,8 @@
 """Extraction joins text, a model and a store: one pass over a corpus stores the activations of several hooks.
 
-The next tokens are packed, and the model runs one batch ahead, in threads, while the last batch is written. A
-shard is a whole number of batches, so a resumed extraction tokenises again what is stored, which is cheap,
-and runs the model on what is missing only, in the same batches as an undisturbed one: the files are the same.
+The next tokens are packed, and the model runs one batch ahead, in threads, while the last batch is written. A resumed
+extraction tokenises again what is stored, which is cheap, and runs the model on the batches that have missing rows
+only, the same as in an undisturbed one: the files are the same.
 """
 
 import resource
@@ -26,7 +26,9 @@ from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
 from saejax.models import LanguageModel, load
 from saejax.progress import progress
+from saejax.text.choice import TokenChoice
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
+from saejax.text.packing import Packing
 from saejax.text.tokens import Tokenizer
 
 
@@ -44,6 +46,11 @@ class ExtractConfig:
     """Text to run the model on."""
     tokens: int | None = None
     """Rows to store, one per token, special tokens counted; the whole corpus when not given."""
+    choose: str = "all"
+    """Tokens of a document that become rows: all, last, end:N (the one that N tokens follow) or random:K. All but the
+    first choose no special token and keep a document in one row, cut to its first tokens where it is longer."""
+    seed: int = 0
+    """Root seed of random tokens."""
     context: int = 256
     """Length of a packed row, in tokens: how far back a token sees at most."""
     batch: int = 16
@@ -63,6 +70,7 @@ class ExtractConfig:
             raise InputError(f"hooks {self.hooks} must be distinct, and at least one; name resid_post.0, say")
         if self.dtype not in get_args(Dtype):
             raise InputError(f"dtype {self.dtype} is none of {', '.join(get_args(Dtype))}")
+        self.choice()
         if self.shard_tokens % self.batch_tokens:
             nearest = max(1, round(self.shard_tokens / self.batch_tokens)) * self.batch_tokens
             raise InputError(
@@ -76,6 +84,18 @@ class ExtractConfig:
     def batch_tokens(self) -> int:
         """Tokens in a full batch."""
         return self.context * self.batch
+
+    def choice(self) -> TokenChoice:
+        """Return which tokens of a document become rows."""
+        return TokenChoice.parse(self.choose, self.seed)
+
+    def packing(self, tokenizer: Tokenizer) -> Packing:
+        """Return how documents become rows of the model.
+
+        Texts that a special token follows are what an encoder reads, and are not cut between rows.
+        """
+        layout = "whole" if self.choose != "all" else "pieces" if tokenizer.after else "stream"
+        return Packing(self.context, self.batch, tokenizer.before, tokenizer.after, layout, self.choice())
 
 
 @dataclass(frozen=True)
@@ -134,9 +154,7 @@ class Extractor:
     def rows(self) -> Iterator[TokenRows]:
         """Yield the rows to store, batch by batch."""
         config = self.config
-        return token_rows(
-            config.corpus, self.tokenizer, context=config.context, batch=config.batch, tokens=config.tokens
-        )
+        return token_rows(config.corpus, self.tokenizer, config.packing(self.tokenizer), config.tokens)
 
     def compute(self, batch: TokenRows) -> dict[str, jax.Array]:
         """Start the model on a batch; the results are waited for when they are used."""
@@ -144,25 +162,27 @@ class Extractor:
         return self.model.activations(packed.input_ids, packed.segment, packed.position, self.config.hooks)
 
     def expected_rows(self) -> int:
-        """Estimate how many rows there will be, from the length of the texts and of the first batch's tokens.
+        """Estimate how many rows there will be, from those of the first batch.
 
-        Reads documents until they suffice for `tokens`, or all; a streamed data set is taken to hold enough.
+        Per character, or per document where tokens are chosen. Reads
+        documents until they suffice for `tokens`, or all; a streamed data set is taken to hold enough.
 
         Raises:
             InputError: the corpus gives no token, or its first batch cannot be made.
         """
-        wanted, first = self.config.tokens, next(self.rows(), None)
+        made = self.rows()
+        wanted, first = self.config.tokens, next(made, None)
         if first is None:
-            raise InputError(f"corpus {self.config.corpus.source} gives no tokens; name one with text")
-        if len(first.stored) < self.config.batch_tokens:
+            raise InputError(f"corpus {self.config.corpus.source} gives no tokens to store; name one with text")
+        if next(made, None) is None:
             return len(first.stored)
         if wanted is not None and self.config.corpus.source.startswith("hf:"):
             return wanted
-        ledger = first.ledger()
-        rows_per_character = len(first.stored) / int((ledger["char_end"] - ledger["char_start"]).sum())
+        ledger, chosen = first.ledger(), self.config.choose != "all"
+        units = len(first.documents) if chosen else int((ledger["char_end"] - ledger["char_start"]).sum())
         rows = 0.0
         for document in read_documents(self.config.corpus):
-            rows += len(document.text) * rows_per_character
+            rows += len(first.stored) / units * (1 if chosen else len(document.text))
             if wanted is not None and rows >= wanted:
                 return wanted
         return round(rows)
@@ -194,7 +214,7 @@ def extract(config: ExtractConfig) -> Path:
             write_decoder(run.path, hook, np.asarray(model.decoder_rows(hook)))
     writer = StoreWriter(run, extractor.hooks(), config.dtype, config.shard_tokens)
     with progress("extracting activations", expected, done=writer.rows) as advance:
-        for rows, found in _computed(extractor, writer.rows):
+        for rows, found in _computed(extractor, writer.rows, writer.documents):
             writer.append(_flat(rows, found), rows.ledger(), rows.documents)
             advance(len(rows.stored))
     writer.finish()
@@ -219,7 +239,7 @@ def plan(config: ExtractConfig) -> dict[str, str]:
     _flat(first, extractor.compute(first))
     start = time.perf_counter()
     _flat(first, extractor.compute(first))
-    speed = config.batch_tokens / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
     entries = sum(extractor.model.width(hook) for hook in config.hooks)
     per_row = entries * jnp.dtype(config.dtype).itemsize
     per_row += sum(np.dtype(dtype).itemsize for dtype in COLUMNS.values())
@@ -227,20 +247,21 @@ def plan(config: ExtractConfig) -> dict[str, str]:
     return {
         "rows": f"{rows:,}{'' if config.tokens else ', estimated from the first batch'}",
         "disk": f"{rows * per_row:,} bytes at most ({per_row:,} a row)",
-        "minutes": f"{rows / speed / 60:.1f} at {speed:,.0f} tokens/s",
+        "minutes": f"{rows / len(first.stored) * seconds / 60:.1f} at {config.batch_tokens / seconds:,.0f} tokens/s",
         "memory": f"{(peak + config.shard_tokens * per_row) / 2**30:.2f} GiB",
     }
 
 
-def _computed(extractor: Extractor, stored: int) -> Iterator[tuple[TokenRows, dict[str, jax.Array]]]:
-    """Yield the batches behind the first `stored` rows with their activations, computed one batch ahead."""
+def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tuple[TokenRows, dict[str, jax.Array]]]:
+    """Yield the batches behind the first `stored` rows and `documents` with their activations, one batch ahead."""
 
     def missing() -> Iterator[TokenRows]:
-        passed = 0
+        rows_passed = documents_passed = 0
         for rows in extractor.rows():
-            if passed >= stored:
-                yield rows
-            passed += len(rows.stored)
+            if rows_passed + len(rows.stored) > stored:
+                yield rows.behind(max(stored - rows_passed, 0), max(documents - documents_passed, 0))
+            rows_passed += len(rows.stored)
+            documents_passed += len(rows.documents)
 
     return prefetch((rows, extractor.compute(rows)) for rows in prefetch(missing()))
 

@@ -82,9 +82,9 @@ class StoreWriter:
 
         Args:
             block: activations of each hook.
-            ledger: all columns of `saejax.activations.ledger.COLUMNS`; ordinals of documents count from 0 in
-                steps of at most 1.
-            documents: records of the documents that begin in these rows, in order.
+            ledger: all columns of `saejax.activations.ledger.COLUMNS`; ordinals of documents count from 0
+                and ascend.
+            documents: records of the next documents, in order, at least up to that of the last row.
 
         Raises:
             InputError: NaN or infinity, or a value too large for the dtype.

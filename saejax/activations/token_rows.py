@@ -10,7 +10,8 @@ from jaxtyping import Int, Shaped
 from saejax.activations.ledger import DocumentRecord
 from saejax.text.corpus import CorpusConfig, read_documents
 from saejax.text.document import Document
-from saejax.text.tokens import PackedBatch, Tokenizer, pack
+from saejax.text.packing import PackedBatch, Packing, pack
+from saejax.text.tokens import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,16 @@ class TokenRows:
     Attributes:
         batch: what the model reads.
         stored: places in the flattened batch whose tokens become rows, ascending; never padding.
-        documents: records of the documents that begin in those rows.
+        documents: records of the documents up to that of the last row, from the first that no earlier batch had.
     """
 
     batch: PackedBatch
     stored: Int[np.ndarray, "rows"]
     documents: list[DocumentRecord]
+
+    def behind(self, rows: int, documents: int) -> "TokenRows":
+        """Return the same without its first rows and documents."""
+        return TokenRows(self.batch, self.stored[rows:], self.documents[documents:])
 
     def ledger(self) -> dict[str, Shaped[np.ndarray, "rows"]]:
         """Return the columns of the ledger for the rows."""
@@ -40,20 +45,17 @@ class TokenRows:
         return {name: field.reshape(-1)[self.stored] for name, field in fields.items()}
 
 
-def token_rows(
-    corpus: CorpusConfig, tokenizer: Tokenizer, *, context: int, batch: int, tokens: int | None
-) -> Iterator[TokenRows]:
-    """Tokenise and pack a corpus, a BOS token before each document where the tokenizer names one.
+def token_rows(corpus: CorpusConfig, tokenizer: Tokenizer, packing: Packing, tokens: int | None) -> Iterator[TokenRows]:
+    """Tokenise and pack a corpus.
 
     Args:
         corpus: which documents.
         tokenizer: makes the tokens.
-        context: tokens in a packed row.
-        batch: packed rows in a batch.
+        packing: how they become rows of a batch, and which of them rows of a store.
         tokens: rows after which to stop; the whole corpus when None.
 
     Returns:
-        An iterator; every batch but the last has `context` x `batch` rows.
+        An iterator over the batches that have a row.
 
     Raises:
         InputError: while iterating: the corpus matches nothing, or holds an empty or unreadable document.
@@ -66,10 +68,11 @@ def token_rows(
             yield document
 
     begun = rows = 0
-    bos = tokenizer.bos_id is not None
-    for packed in pack(recorded(), tokenizer, context=context, batch=batch, bos=bos):
-        stored = np.flatnonzero(packed.segment)
+    for packed in pack(recorded(), tokenizer, packing):
+        stored = np.flatnonzero(packed.chosen)
         stored = stored if tokens is None else stored[: tokens - rows]
+        if not stored.size:
+            continue
         last = int(packed.document.reshape(-1)[stored[-1]])
         yield TokenRows(packed, stored, [read.popleft() for _ in range(begun, last + 1)])
         begun = last + 1

@@ -1,23 +1,15 @@
-"""Tokenizers, and packed rows of tokens that keep each token's place in its document.
-
-Documents are laid end to end and cut into rows of fixed length, so that no position is spent on padding; a
-row says which document each token is of, and a model that masks by `segment` lets no token see another
-document. Documents are encoded in groups, and all bookkeeping is array arithmetic over a group, which costs
-less than the encoding itself.
-"""
+"""Tokenizers as Hugging Face keeps them on disk."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
 from saejax.artifacts import file_sha256, write_bytes, write_json
 from saejax.errors import InputError
-from saejax.text.document import Document
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,10 +18,6 @@ TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 BOS = "<|bos|>"
 EOS = "<|eos|>"
-GROUP_CHARACTERS = 1_000_000
-"""Characters of the documents that are encoded together: `pack` holds no more, unless one is longer."""
-
-Rows = Int32[np.ndarray, "batch position"]
 
 
 class Tokenizer:
@@ -39,6 +27,9 @@ class Tokenizer:
         vocab_size: number of token ids, added tokens included.
         bos_id: id of the token that begins a document; None where the folder names none.
         eos_id: id of the token that ends a document; None where the folder names none.
+        before: ids of the special tokens that go before a text: those that the tokenizer itself puts there, or else the
+            one that begins a document.
+        after: ids of those that it puts behind a text, as encoders have it.
         special_ids: ids of tokens that stand for no text.
         sha256: hash of `tokenizer.json`; equal hashes mean equal token ids.
     """
@@ -51,6 +42,9 @@ class Tokenizer:
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id: int | None = None if bos is None else backend.token_to_id(bos)
         self.eos_id: int | None = None if eos is None else backend.token_to_id(eos)
+        self.before, self.after = _around(backend)
+        if not self.before and self.bos_id is not None:
+            self.before = (self.bos_id,)
         added = backend.get_added_tokens_decoder()
         self.special_ids: frozenset[int] = frozenset(i for i, token in added.items() if token.special)
         self.sha256 = sha256
@@ -96,124 +90,6 @@ class Tokenizer:
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """Turn token ids back into text, special tokens shown as they are written."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """Packed rows of tokens; every field has the shape `[batch, position]`.
-
-    Attributes:
-        input_ids: token ids; 0 in padding.
-        segment: documents of a row numbered from 1; 0 marks padding.
-        position: tokens since the segment began in this row, from 0.
-        document: ordinal of the token's document in reading order, from 0; -1 in padding.
-        token_position: the token's place in its document, from 0, the BOS token counted.
-        char_start: first character of the token in the document's text; 0 for BOS.
-        char_end: one past the token's last character.
-        special: whether the token stands for no text.
-    """
-
-    input_ids: Rows
-    segment: Rows
-    position: Rows
-    document: Rows
-    token_position: Rows
-    char_start: Rows
-    char_end: Rows
-    special: Bool[np.ndarray, "batch position"]
-
-
-_STREAM = ("input_ids", "document", "token_position", "char_start", "char_end", "special")
-_PADDING = (0, -1, 0, 0, 0, 0)
-
-
-def pack(
-    documents: Iterable[Document], tokenizer: Tokenizer, *, context: int, batch: int, bos: bool = True
-) -> Iterator[PackedBatch]:
-    """Lay documents end to end, each after a BOS token, and cut the stream into batches of full rows.
-
-    Only the last rows hold padding, which also fills the last batch. A document that goes on in the next row
-    is a new segment there, with positions from 0.
-
-    Args:
-        documents: what to pack; read as needed, about `GROUP_CHARACTERS` characters at a time.
-        tokenizer: makes the tokens.
-        context: tokens in a row.
-        batch: rows in a batch.
-        bos: whether a BOS token begins each document.
-
-    Returns:
-        An iterator of batches.
-
-    Raises:
-        InputError: `context` or `batch` is below 1, or `bos` is asked of a tokenizer that has none.
-    """
-    if context < 1 or batch < 1:
-        raise InputError(f"context {context}, batch {batch}; both must be at least 1")
-    if bos and tokenizer.bos_id is None:
-        raise InputError("the tokenizer names no BOS token; pack with bos=False, or name one in its config")
-    return _batches(documents, tokenizer, context, batch, tokenizer.bos_id if bos else None)
-
-
-def _batches(
-    documents: Iterable[Document], tokenizer: Tokenizer, context: int, batch: int, bos_id: int | None
-) -> Iterator[PackedBatch]:
-    cut = context * batch
-    left = np.empty((len(_STREAM), 0), np.int32)
-    first = 0
-    for group in _groups(documents):
-        stream = np.concatenate([left, _stream(group, tokenizer, first, bos_id)], axis=1)
-        first += len(group)
-        whole = stream.shape[1] // cut * cut
-        yield from _rows(stream[:, :whole], context, batch)
-        left = stream[:, whole:]
-    if left.shape[1]:
-        padding = np.repeat(np.array(_PADDING, np.int32)[:, None], cut - left.shape[1], axis=1)
-        yield from _rows(np.concatenate([left, padding], axis=1), context, batch)
-
-
-def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    group, characters = [], 0
-    for document in documents:
-        group.append(document)
-        characters += len(document.text)
-        if characters >= GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
-    if group:
-        yield group
-
-
-def _stream(
-    group: list[Document], tokenizer: Tokenizer, first: int, bos_id: int | None
-) -> Int32[np.ndarray, "field token"]:
-    """Return the group's tokens end to end, one row for each name of `_STREAM`."""
-    encoded = tokenizer.encode([document.text for document in group])
-    head = np.array([] if bos_id is None else [bos_id], np.int32)
-    nowhere = np.zeros((len(head), 2), np.int32)
-    ids = np.concatenate([part for own, _ in encoded for part in (head, own)])
-    spans = np.concatenate([part for _, own in encoded for part in (nowhere, own)])
-    lengths = np.array([len(head) + len(own) for own, _ in encoded])
-    starts = np.cumsum(lengths) - lengths
-    document = np.repeat(np.arange(first, first + len(group)), lengths)
-    token_position = np.arange(len(ids)) - np.repeat(starts, lengths)
-    special = np.isin(ids, list(tokenizer.special_ids))
-    return np.stack([ids, document, token_position, spans[:, 0], spans[:, 1], special]).astype(np.int32)
-
-
-def _rows(stream: Int32[np.ndarray, "field token"], context: int, batch: int) -> Iterator[PackedBatch]:
-    fields: dict[str, np.ndarray] = dict(zip(_STREAM, stream.reshape(len(_STREAM), -1, context), strict=True))
-    document = fields["document"]
-    begins = np.zeros(document.shape, bool)
-    begins[:, 1:] = document[:, 1:] != document[:, :-1]
-    column = np.arange(context, dtype=np.int32)
-    fields["position"] = column - np.maximum.accumulate(np.where(begins, column, 0), axis=1)
-    fields["segment"] = np.cumsum(begins, axis=1, dtype=np.int32) + 1
-    for name in ("position", "segment"):
-        fields[name] = np.where(document < 0, 0, fields[name]).astype(np.int32)
-    fields["special"] = fields["special"].astype(bool)
-    for row in range(0, len(document), batch):
-        yield PackedBatch(**{name: rows[row : row + batch] for name, rows in fields.items()})
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> "tokenizers.Tokenizer":
@@ -264,6 +140,15 @@ def save_tokenizer(backend: "tokenizers.Tokenizer", folder: Path) -> None:
     write_bytes(folder / TOKENIZER_FILE, backend.to_str(pretty=True).encode())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": BOS, "eos_token": EOS}
     write_json(folder / TOKENIZER_CONFIG_FILE, {**config, "clean_up_tokenization_spaces": False})
+
+
+def _around(backend: "tokenizers.Tokenizer") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of the special tokens that a tokenizer puts before and behind a text."""
+    encoding = backend.encode("a", add_special_tokens=True)
+    put = encoding.special_tokens_mask
+    before = put.index(0) if 0 in put else len(put)
+    after = before + put[before:].count(0)
+    return tuple(encoding.ids[:before]), tuple(encoding.ids[after:])
 
 
 def _read_object(path: Path) -> dict[str, Any]:
