@@ -1,7 +1,9 @@
-"""What all tests share: programs that are compiled once, and the longest files first."""
+"""What all tests share: programs compiled once, the longest files first, shapes checked in all but slow tests."""
 
 import os
+from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 
 
@@ -19,3 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have a slow test, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _check_no_shapes_in_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave out checks of shapes where a test repeats a thousand times what others do once: they take half of it."""
+    slow = request.node.get_closest_marker("slow") is not None
+    jaxtyping.config.update("jaxtyping_disable", slow)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
