@@ -151,6 +151,7 @@ def test_csv_and_table_hold_the_numbers_of_the_json(tmp_path: Path) -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.slow
 def test_the_difference_of_arms_has_an_interval(tmp_path: Path) -> None:
     """Arms that match alike do not differ, whatever z of 120 and of 40 pairs says; one that matches more does."""
     asked = config(tmp_path, replicates=20)

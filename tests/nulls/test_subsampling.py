@@ -17,6 +17,7 @@ def arm(seed: int, n: int = 40) -> Arm:
     return Arm("a", cell.x, cell.y)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_true_score() -> None:
     made = [score_arm(arm(seed), scheme="uniform", seed=seed, **OPTIONS) for seed in range(12)]
     scores = np.array([[each.score for each in results] for results in made])
