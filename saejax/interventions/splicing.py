@@ -11,11 +11,10 @@ predictions, p the model as it is and q the edited one:
     loss recovered = (CE(ablated) - CE(spliced)) / (CE(ablated) - CE(p))
 
 Loss recovered is 1 where nothing is lost and 0 where the SAE is no better than the ablation; a model that hardly
-needs the hook has a denominator near 0, and the ratio means little. It is the CE score of SAELens and SAEBench, who
-know ablation to zero alone. That is far from all the model ever sees, so that it flatters: the mean is the harder
-test. Averages are those of all tokens, and ratios are taken of them; dictionary_learning's `frac_recovered` averages
-the ratios of batches. OpenMOSS's `downstream_loss_ratio` is the inverse of ours, and sparsify's KL loss is KL plus
-the entropy of p.
+needs the hook has a denominator near 0, and the ratio means little. Against zero it is the CE score of SAELens and
+SAEBench, who know no other ablation; either of the two can be the easier to beat. Averages are those of all tokens,
+and ratios are taken of them; dictionary_learning's `frac_recovered` averages the ratios of batches. OpenMOSS's
+`downstream_loss_ratio` is the inverse of ours, and sparsify's KL loss is KL plus the entropy of p.
 """
 
 import dataclasses
