@@ -129,5 +129,5 @@ def reference(theirs: Any, ours: LanguageModel, hook: str, sae: SAE, texts: list
             q = log_probabilities(document, change)
             losses[name] += [-q[at, document[at + 1]] for at in places]
             divergences[name] += [float(np.sum(np.exp(p[at]) * (p[at] - q[at]))) for at in places]
-    means = ({name: float(np.mean(values)) for name, values in each.items()} for each in (losses, divergences))
-    return Reference(*means, len(losses["original"]))
+    loss, kl = ({name: float(np.mean(values)) for name, values in each.items()} for each in (losses, divergences))
+    return Reference(loss, kl, len(losses["original"]))
