@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "activations": BASE | {"text", "models"},
     "sae": BASE | {"activations"},
     "features": BASE | {"activations", "sae"},
+    "interventions": BASE | {"text", "models", "activations", "sae"},
     "similarity": GROUND | {"kernels"},
     "nulls": BASE | {"similarity", "kernels"},
     "pretraining": BASE | {"text", "models"},

@@ -1,8 +1,8 @@
 """A language model as the rest of the house sees it: token ids in, activations at hook points and logits out.
 
-Two ways in. `run` takes padded rows, as tokenizers make them, and gives logits. `activations` takes packed rows, where
-documents share a row, stops after the last block needed and never computes logits. Both are compiled once per shape
-and set of hooks.
+Three ways in. `run` takes padded rows, as tokenizers make them, and gives logits; `run_packed` does so of packed rows,
+where documents share a row. `activations` takes packed rows too, stops after the last block needed and never computes
+logits. All are compiled once per shape and set of hooks.
 """
 
 import dataclasses
@@ -162,13 +162,37 @@ class LanguageModel:
         position = np.asarray(counted if position_ids is None else position_ids, np.int32)
         if position.shape != ids.shape or position.min() < 0:
             raise InputError(f"position_ids {list(position.shape)} must be {list(ids.shape)}, each at least 0")
-        self._check_positions(position)
-        own = {hook: edit if _is_pytree(edit) else Partial(edit) for hook, edit in (edits or {}).items()}
-        self.config.require_hooks(tuple(own))
-        placed = (self._placed(each) for each in (ids, mask, position, edited))
-        ordered = self._ordered(hooks)
-        found, logits = _run(self._graph, self._weights, *placed, own, ordered)
-        return RunOutput({hook: found[hook] for hook in ordered}, logits)
+        return self._whole(ids, mask, position, edited, hooks, edits)
+
+    def run_packed(
+        self,
+        input_ids: AnyInts,
+        segment: AnyInts,
+        position: AnyInts,
+        hooks: Sequence[str] = (),
+        *,
+        edits: Mapping[str, Edit] | None = None,
+        edit_mask: AnyArray | None = None,
+    ) -> RunOutput:
+        """Run the whole model on packed rows of text.
+
+        Args:
+            input_ids: token ids.
+            segment: document number within the row, 0 for padding; a token sees earlier tokens of its own only.
+            position: tokens since the segment began.
+            hooks: as `run` has them, like what follows.
+            edits: functions of activations, by hook point.
+            edit_mask: `[batch, position]`, 1 where to edit; all tokens when absent.
+
+        Returns:
+            Activations by hook, and logits; rows of padding hold no meaning.
+
+        Raises:
+            InputError: as `run`.
+        """
+        ids, documents = self._checked_ids(input_ids), np.asarray(segment)
+        edited = _checked_mask("edit_mask", edit_mask, (documents > 0).astype(np.int32)).astype(bool)
+        return self._whole(ids, documents, np.asarray(position), edited, hooks, edits)
 
     def activations(
         self, input_ids: AnyInts, segment: AnyInts, position: AnyInts, hooks: Sequence[str]
@@ -195,6 +219,18 @@ class LanguageModel:
         placed = (self._placed(np.asarray(each)) for each in (ids, segment, position))
         found = _activations(self._graph, self._weights, *placed, ordered)
         return {hook: found[hook] for hook in ordered}
+
+    def _whole(
+        self, ids: np.ndarray, segment: np.ndarray, position: np.ndarray, edited: np.ndarray, hooks: Sequence[str],
+        edits: Mapping[str, Edit] | None,
+    ) -> RunOutput:  # fmt: skip
+        self._check_positions(position)
+        own = {hook: edit if _is_pytree(edit) else Partial(edit) for hook, edit in (edits or {}).items()}
+        self.config.require_hooks(tuple(own))
+        placed = (self._placed(each) for each in (ids, segment, position, edited))
+        ordered = self._ordered(hooks)
+        found, logits = _run(self._graph, self._weights, *placed, own, ordered)
+        return RunOutput({hook: found[hook] for hook in ordered}, logits)
 
     def _ordered(self, hooks: Sequence[str]) -> tuple[str, ...]:
         wanted = set(self.config.require_hooks(tuple(hooks)))
@@ -272,12 +308,12 @@ def _checked_mask(name: str, given: AnyArray | None, default: np.ndarray) -> np.
 
 @functools.partial(jax.jit, static_argnames=("graph", "hooks"))
 def _run(
-    graph: Any, weights: nnx.State, ids: jax.Array, mask: jax.Array, position: jax.Array, edited: jax.Array,
+    graph: Any, weights: nnx.State, ids: jax.Array, segment: jax.Array, position: jax.Array, edited: jax.Array,
     edits: dict[str, Any], hooks: tuple[str, ...],
 ) -> tuple[dict[str, jax.Array], jax.Array | None]:  # fmt: skip
     with jax.default_matmul_precision(PRECISION):
         model = nnx.merge(graph, weights)
-        last, found = model.hidden(ids, mask, position, hooks, edits=edits, edited=edited)
+        last, found = model.hidden(ids, segment, position, hooks, edits=edits, edited=edited)
         return found, None if model.config.head == "none" else model.logits(last)
 
 

@@ -64,6 +64,8 @@ class Measured:
     """Mean of the codes above zero, in scaled units."""
     firing_rate: Float[np.ndarray, "d_sae"]
     """Share of the rows on which each latent's code is above zero."""
+    mean: Float[np.ndarray, "d_model"]
+    """Mean of the rows, in the model's units."""
 
     @property
     def density(self) -> float:
@@ -119,6 +121,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         l0=float(fired.sum()) / moments.count,
         mean_active=active / int(fired.sum()) if fired.any() else float("nan"),
         firing_rate=fired / moments.count,
+        mean=moments.mean,
     )
 
 

@@ -51,11 +51,14 @@ def test_packed_documents_read_as_each_would_alone(model: LanguageModel) -> None
     ids, segment, position = packed(7, 5)
     together = model.activations(ids, segment, position, HOOKS)
     assert set(together) == set(HOOKS)
+    whole = model.run_packed(ids, segment, position, HOOKS)
     for number, start, stop in ((1, 0, 7), (2, 7, 12)):
         assert (segment[0, start:stop] == number).all()
-        alone = model.run(ids[:, start:stop], hooks=HOOKS).activations
+        alone = model.run(ids[:, start:stop], hooks=HOOKS)
+        np.testing.assert_allclose(whole.logits[:, start:stop], alone.logits, rtol=1e-4, atol=1e-5)
         for hook in HOOKS:
-            np.testing.assert_allclose(together[hook][:, start:stop], alone[hook], rtol=1e-4, atol=1e-5)
+            for found in (together, whole.activations):
+                np.testing.assert_allclose(found[hook][:, start:stop], alone.activations[hook], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hook", ["embed", "resid_pre.0", "resid_mid.1", "resid_post.2", "final_norm"])
