@@ -8,12 +8,11 @@ and runs the model on what is missing only, in the same batches as an undisturbe
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
@@ -24,10 +23,11 @@ from saejax.activations.prefetch import prefetch
 from saejax.activations.store import KIND, Dtype, StoreWriter, write_decoder
 from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
-from saejax.models import LanguageModel, load
+from saejax.models.runtime import HookedModel, Runtime, load_hooked
 from saejax.progress import progress
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
 from saejax.text.tokens import Tokenizer
+from saejax.types import AnyArray
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ class ExtractConfig:
     """How activations are stored: bfloat16 (2 bytes, 3 significant digits) or float32 (4 bytes)."""
     shard_tokens: int = 65_536
     """Rows per file and per commit, a multiple of context x batch; an interruption loses at most so many."""
+    runtime: Runtime = "auto"
+    """What runs the model: jax; torch, through transformers (extra torch); auto is jax for the families that have a
+    model here, and torch for all others."""
+    allow_pickle: bool = False
+    """Read pytorch_model.bin, tensors alone, instead of safetensors (extra torch)."""
 
     def __post_init__(self) -> None:
         """Refuse what no extraction can do."""
@@ -63,6 +68,8 @@ class ExtractConfig:
             raise InputError(f"hooks {self.hooks} must be distinct, and at least one; name resid_post.0, say")
         if self.dtype not in get_args(Dtype):
             raise InputError(f"dtype {self.dtype} is none of {', '.join(get_args(Dtype))}")
+        if self.runtime not in get_args(Runtime):
+            raise InputError(f"runtime {self.runtime} is none of {', '.join(get_args(Runtime))}")
         if self.shard_tokens % self.batch_tokens:
             nearest = max(1, round(self.shard_tokens / self.batch_tokens)) * self.batch_tokens
             raise InputError(
@@ -90,7 +97,7 @@ class Extractor:
     """
 
     config: ExtractConfig
-    model: LanguageModel
+    model: HookedModel
     tokenizer: Tokenizer
     corpus: dict[str, Any]
 
@@ -99,27 +106,21 @@ class Extractor:
         """Load the model and look at the corpus.
 
         Raises:
-            InputError: the model cannot be loaded, lacks a hook or a position, does not fit its tokenizer, or
-                the corpus cannot be read.
+            InputError: the model cannot be loaded; it lacks hooks or positions or does not fit its tokenizer, all
+                told at once; or the corpus cannot be read.
         """
-        model = load(config.model)
+        model = load_hooked(config.model, config.runtime, allow_pickle=config.allow_pickle)
         tokenizer = Tokenizer.load(config.model)
-        model.config.require_hooks(config.hooks)
-        if config.context > model.config.max_positions:
-            raise InputError(
-                f"context {config.context} is above the model's {model.config.max_positions} positions; lower it"
-            )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise InputError(
-                f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
-                f"{model.config.vocab_size}; put the model's own tokenizer.json there"
-            )
+        faults = list(_mismatches(config, model, tokenizer))
+        if faults:
+            raise InputError("; ".join(faults))
         return cls(config, model, tokenizer, corpus_record(config.corpus))
 
     def inputs(self) -> dict[str, Any]:
         """Return what identifies the run beside its config."""
         return {
             "model_fingerprint": self.model.fingerprint,
+            "runtime": self.model.runtime,
             "tokenizer_sha256": self.tokenizer.sha256,
             "corpus": self.corpus,
         }
@@ -138,7 +139,7 @@ class Extractor:
             config.corpus, self.tokenizer, context=config.context, batch=config.batch, tokens=config.tokens
         )
 
-    def compute(self, batch: TokenRows) -> dict[str, jax.Array]:
+    def compute(self, batch: TokenRows) -> Mapping[str, AnyArray]:
         """Start the model on a batch; the results are waited for when they are used."""
         packed = batch.batch
         return self.model.activations(packed.input_ids, packed.segment, packed.position, self.config.hooks)
@@ -232,7 +233,22 @@ def plan(config: ExtractConfig) -> dict[str, str]:
     }
 
 
-def _computed(extractor: Extractor, stored: int) -> Iterator[tuple[TokenRows, dict[str, jax.Array]]]:
+def _mismatches(config: ExtractConfig, model: HookedModel, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield, in words, all in which a config, a model and a tokenizer do not go together."""
+    try:
+        model.require_hooks(config.hooks)
+    except InputError as error:
+        yield str(error)
+    if model.max_positions is not None and config.context > model.max_positions:
+        yield f"context {config.context} is above the model's {model.max_positions} positions; lower it"
+    if tokenizer.vocab_size > model.vocab_size:
+        yield (
+            f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {model.vocab_size}; "
+            "put the model's own tokenizer.json there"
+        )
+
+
+def _computed(extractor: Extractor, stored: int) -> Iterator[tuple[TokenRows, Mapping[str, AnyArray]]]:
     """Yield the batches behind the first `stored` rows with their activations, computed one batch ahead."""
 
     def missing() -> Iterator[TokenRows]:
@@ -245,6 +261,6 @@ def _computed(extractor: Extractor, stored: int) -> Iterator[tuple[TokenRows, di
     return prefetch((rows, extractor.compute(rows)) for rows in prefetch(missing()))
 
 
-def _flat(rows: TokenRows, found: dict[str, jax.Array]) -> dict[str, Float32[np.ndarray, "rows width"]]:
+def _flat(rows: TokenRows, found: Mapping[str, AnyArray]) -> dict[str, Float32[np.ndarray, "rows width"]]:
     """Return the activations of the rows to store, waiting for them."""
     return {hook: np.asarray(x).reshape(-1, x.shape[-1])[rows.stored] for hook, x in found.items()}
