@@ -25,8 +25,9 @@ from saejax.models.weights import CONFIG_FILE, Dtype, checkpoint_of, files_finge
 if TYPE_CHECKING:
     import torch
 
-DRY_RUN = (2, 3)
-"""Rows and tokens that are run to see which modules give activations, and of which width."""
+DRY_RUNS = ((2, 3), (3, 5))
+"""Rows and tokens that are run to see which modules give activations, and of which width; two, because the heads or
+experts of a model may be as many as the tokens of one."""
 
 
 class Point(NamedTuple):
@@ -208,9 +209,10 @@ def load_torch(folder: Path, *, dtype: Dtype = "float32", allow_pickle: bool = F
     with _quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(folder, **options)
-            if config.is_encoder_decoder:
+            if config.is_encoder_decoder or not hasattr(config.get_text_config(), "vocab_size"):
                 raise InputError(
-                    f"{folder}: model_type {name} is an encoder with a decoder; take one of a single stack"
+                    f"{folder}: model_type {name} is no single stack over a vocabulary of tokens; name a causal "
+                    "language model or an encoder"
                 )
             model, told = transformers.AutoModel.from_pretrained(
                 folder, config=config, dtype=getattr(torch, dtype), use_safetensors=not allow_pickle,
@@ -268,27 +270,35 @@ def _activation(value: Any, shape: tuple[int, ...]) -> "torch.Tensor | None":
 
 
 def _points(model: Any, source: str) -> dict[str, Point]:
-    """Return all hook points of modules in the order in which a pass meets them, found by running `DRY_RUN`."""
+    """Return all hook points of modules, in the order in which a pass meets them, by running a few tokens."""
+    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+    sides = {
+        f"{prefix}{path}:{side}": Point(module, side, 0)
+        for path, module in model.named_modules()
+        for side in ("input", "output")
+        if path
+    }
+    try:
+        widths, others = (_widths(model, sides, shape) for shape in DRY_RUNS)
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"{source} does not run on token ids alone ({said}); name a language model") from None
+    return {name: sides[name]._replace(width=width) for name, width in widths.items() if others.get(name) == width}
+
+
+def _widths(model: Any, sides: Mapping[str, Point], shape: tuple[int, int]) -> dict[str, int]:
+    """Run tokens and return the width of each activation that is met once."""
     import torch
 
-    prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
-    sides = {f"{prefix}{path}:{side}": Point(module, side, 0)
-             for path, module in model.named_modules() if path for side in ("input", "output")}  # fmt: skip
     met: dict[str, list[int]] = {}
 
     def see(name: str, value: Any) -> None:
-        x = _activation(value, DRY_RUN)
+        x = _activation(value, shape)
         met.setdefault(name, []).append(0 if x is None else x.shape[2])
 
     with torch.inference_mode(), _watched(sides, see), _quiet():
-        try:
-            model(input_ids=torch.zeros(DRY_RUN, dtype=torch.long, device=model.device))
-        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            said = " ".join(str(error).split())
-            raise InputError(f"{source} does not run on token ids alone ({said}); name a language model") from None
-    return {
-        name: sides[name]._replace(width=widths[0]) for name, widths in met.items() if len(widths) == 1 and widths[0]
-    }
+        model(input_ids=torch.zeros(shape, dtype=torch.long, device=model.device))
+    return {name: widths[0] for name, widths in met.items() if len(widths) == 1 and widths[0]}
 
 
 def _residual_paths(model: Any, points: Mapping[str, Point]) -> dict[str, str]:
