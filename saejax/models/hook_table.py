@@ -93,6 +93,13 @@ EXAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "BERT, MiniLM": ("bert", {}),
     "DistilBERT": ("distilbert", {}),
 }
+OTHERS = """## Architectures that have no model here
+
+Extraction runs them through transformers in torch (`pip install "saejax[torch]"`), and any family by `--runtime torch`.
+The model's one list of blocks gives `embed`, `resid_pre.L` and `resid_post.L`. Every module that a pass runs once has
+two more hook points, by the names of the second-last column below: `module.path:input` and `module.path:output`.
+
+"""
 
 
 def tables() -> str:
