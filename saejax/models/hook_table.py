@@ -93,12 +93,12 @@ EXAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "BERT, MiniLM": ("bert", {}),
     "DistilBERT": ("distilbert", {}),
 }
-OTHERS = """## Architectures that have no model here
+OTHERS = """\
+## All other architectures
 
-Extraction runs them through transformers in torch (`pip install "saejax[torch]"`), and any family by `--runtime torch`.
-The model's one list of blocks gives `embed`, `resid_pre.L` and `resid_post.L`. Every module that a pass runs once has
-two more hook points, by the names of the second-last column below: `module.path:input` and `module.path:output`.
-
+Extraction runs them through transformers in torch (`pip install "saejax[torch]"`), and any family above by
+`--runtime torch`. The model's one list of blocks gives `embed`, `resid_pre.L` and `resid_post.L`. Every module that a
+pass runs once gives two hook points more, `module.path:input` and `module.path:output`, as in the third column above.\
 """
 
 
@@ -113,7 +113,7 @@ def tables() -> str:
                  for row in rows(family, config)]  # fmt: skip
         head = ["| here | `hidden_states` | module in transformers | TransformerLens |", "|---|---|---|---|"]
         found.append("\n".join([f"## {title}", "", *head, *lines]))
-    return "\n\n".join(found)
+    return "\n\n".join([*found, OTHERS])
 
 
 def _quoted(words: str) -> str:

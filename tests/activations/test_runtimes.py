@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ from saejax.text.tokens import save_tokenizer, train_bpe
 
 TEXTS = [f"the cat number {i} sat on a mat and saw {'a rat run to sea ' * (i % 4)}" for i in range(12)]
 HOOKS = ("resid_post.0", "transformer.h.1.mlp.fc_in:output")
-SIZES = {"vocab_size": 264, "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 32}
-SPECIAL = {"bos_token_id": 0, "eos_token_id": 1}
+SIZES: dict[str, Any] = {"vocab_size": 264, "n_embd": 12, "n_layer": 2, "n_head": 2, "n_positions": 32}
+SPECIAL: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 1}
 
 
 @pytest.fixture(scope="module")

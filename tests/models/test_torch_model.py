@@ -12,15 +12,16 @@ import pytest
 import torch
 import transformers
 from made_models import VOCAB, error, saved_model
+from transformers.utils.generic import ModelOutput
 
 from saejax.errors import InputError
 from saejax.models import LanguageModel, load
 from saejax.models.families import FAMILIES
-from saejax.models.runtime import load_hooked
+from saejax.models.runtime import Runtime, load_hooked
 from saejax.models.torch_model import TorchModel, load_torch
 
 SIZES = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 3}
-ENCODER = {**SIZES, "intermediate_size": 32, "max_position_embeddings": 64}
+ENCODER: dict[str, Any] = {**SIZES, "intermediate_size": 32, "max_position_embeddings": 64}
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "falcon": ("FalconForCausalLM", SIZES),  # one key and value for all heads; attention and MLP in parallel
     "gptj": ("GPTJForCausalLM", {**SIZES, "rotary_dim": 4, "n_positions": 64}),  # blocks are given by keyword
@@ -102,7 +103,7 @@ def test_every_module_that_runs_once_is_seen_as_a_hook_of_torch_sees_it(pair: tu
     seen: dict[str, Any] = {}
 
     def keep(name: str, value: Any) -> None:
-        value = value[0] if isinstance(value, tuple | transformers.utils.ModelOutput) else value
+        value = value[0] if isinstance(value, tuple | ModelOutput) else value
         seen[name] = value.clone() if torch.is_tensor(value) else value  # some add to it in place
 
     for path, module in theirs.named_modules(prefix=theirs.base_model_prefix):
@@ -197,9 +198,9 @@ def test_bad_rows_are_refused(tmp_path: Path) -> None:
         (ones, ones, ones * 62, ["embed"], "more than the model's 62 positions"),
         (ones, ones, ones, [], "names no hook point"),
     ]
-    for *packing, hooks, message in cases:
+    for ids, segment, position, hooks, message in cases:
         with pytest.raises(InputError, match=message):
-            model.activations(*packing, hooks)
+            model.activations(ids, segment, position, hooks)
 
 
 def test_auto_is_jax_for_the_families_and_torch_for_all_others(
@@ -223,7 +224,8 @@ def test_without_torch_the_families_and_the_extra_are_named(tmp_path: Path, monk
     saved_model("gpt2", tmp_path / "known")
     made_model("gptj", tmp_path / "unknown")
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name, runtime in (("unknown", "auto"), ("unknown", "torch"), ("known", "torch")):
+    needing: list[tuple[str, Runtime]] = [("unknown", "auto"), ("unknown", "torch"), ("known", "torch")]
+    for name, runtime in needing:
         with pytest.raises(InputError) as refusal:
             load_hooked(tmp_path / name, runtime)
         assert 'pip install "saejax[torch]"' in str(refusal.value)
@@ -237,9 +239,9 @@ def with_config(folder: Path, **fields: Any) -> Path:
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    t5 = {"vocab_size": VOCAB, "d_model": 8, "num_layers": 1, "num_heads": 1, "d_ff": 8, "d_kv": 8}
+    t5: dict[str, Any] = {"vocab_size": VOCAB, "d_model": 8, "num_layers": 1, "num_heads": 1, "d_ff": 8, "d_kv": 8}
     transformers.T5Model(transformers.T5Config(**t5)).save_pretrained(tmp_path / "t5")
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     transformers.ViTModel(transformers.ViTConfig(**sizes)).save_pretrained(tmp_path / "vit")
     clip = transformers.CLIPConfig(text_config=sizes | {"vocab_size": VOCAB}, vision_config=sizes)
     transformers.CLIPModel(clip).save_pretrained(tmp_path / "clip")
