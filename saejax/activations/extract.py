@@ -8,12 +8,11 @@ only, the same as in an undisturbed one: the files are the same.
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
@@ -24,12 +23,13 @@ from saejax.activations.prefetch import prefetch
 from saejax.activations.store import KIND, Dtype, StoreWriter, write_decoder
 from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
-from saejax.models import LanguageModel, load
+from saejax.models.runtime import HookedModel, Runtime, load_hooked
 from saejax.progress import progress
 from saejax.text.choice import TokenChoice
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
 from saejax.text.packing import Packing
 from saejax.text.tokens import Tokenizer
+from saejax.types import AnyArray
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class ExtractConfig:
     """How activations are stored: bfloat16 (2 bytes, 3 significant digits) or float32 (4 bytes)."""
     shard_tokens: int = 65_536
     """Rows per file and per commit, a multiple of context x batch; an interruption loses at most so many."""
+    runtime: Runtime = "auto"
+    """What runs the model: jax; torch, through transformers (extra torch); auto is jax for the families that have a
+    model here, and torch for all others."""
+    allow_pickle: bool = False
+    """Read pytorch_model.bin, tensors alone, instead of safetensors (extra torch)."""
 
     def __post_init__(self) -> None:
         """Refuse what no extraction can do."""
@@ -71,6 +76,8 @@ class ExtractConfig:
         if self.dtype not in get_args(Dtype):
             raise InputError(f"dtype {self.dtype} is none of {', '.join(get_args(Dtype))}")
         self.choice()
+        if self.runtime not in get_args(Runtime):
+            raise InputError(f"runtime {self.runtime} is none of {', '.join(get_args(Runtime))}")
         if self.shard_tokens % self.batch_tokens:
             nearest = max(1, round(self.shard_tokens / self.batch_tokens)) * self.batch_tokens
             raise InputError(
@@ -110,7 +117,7 @@ class Extractor:
     """
 
     config: ExtractConfig
-    model: LanguageModel
+    model: HookedModel
     tokenizer: Tokenizer
     corpus: dict[str, Any]
 
@@ -119,27 +126,21 @@ class Extractor:
         """Load the model and look at the corpus.
 
         Raises:
-            InputError: the model cannot be loaded, lacks a hook or a position, does not fit its tokenizer, or
-                the corpus cannot be read.
+            InputError: the model cannot be loaded; it lacks hooks or positions or does not fit its tokenizer, all
+                told at once; or the corpus cannot be read.
         """
-        model = load(config.model)
+        model = load_hooked(config.model, config.runtime, allow_pickle=config.allow_pickle)
         tokenizer = Tokenizer.load(config.model)
-        model.config.require_hooks(config.hooks)
-        if config.context > model.config.max_positions:
-            raise InputError(
-                f"context {config.context} is above the model's {model.config.max_positions} positions; lower it"
-            )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise InputError(
-                f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
-                f"{model.config.vocab_size}; put the model's own tokenizer.json there"
-            )
+        faults = list(_mismatches(config, model, tokenizer))
+        if faults:
+            raise InputError("; ".join(faults))
         return cls(config, model, tokenizer, corpus_record(config.corpus))
 
     def inputs(self) -> dict[str, Any]:
         """Return what identifies the run beside its config."""
         return {
             "model_fingerprint": self.model.fingerprint,
+            "runtime": self.model.runtime,
             "tokenizer_sha256": self.tokenizer.sha256,
             "corpus": self.corpus,
         }
@@ -156,7 +157,7 @@ class Extractor:
         config = self.config
         return token_rows(config.corpus, self.tokenizer, config.packing(self.tokenizer), config.tokens)
 
-    def compute(self, batch: TokenRows) -> dict[str, jax.Array]:
+    def compute(self, batch: TokenRows) -> Mapping[str, AnyArray]:
         """Start the model on a batch; the results are waited for when they are used."""
         packed = batch.batch
         return self.model.activations(packed.input_ids, packed.segment, packed.position, self.config.hooks)
@@ -252,7 +253,22 @@ def plan(config: ExtractConfig) -> dict[str, str]:
     }
 
 
-def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tuple[TokenRows, dict[str, jax.Array]]]:
+def _mismatches(config: ExtractConfig, model: HookedModel, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield, in words, all in which a config, a model and a tokenizer do not go together."""
+    try:
+        model.require_hooks(config.hooks)
+    except InputError as error:
+        yield str(error)
+    if model.max_positions is not None and config.context > model.max_positions:
+        yield f"context {config.context} is above the model's {model.max_positions} positions; lower it"
+    if tokenizer.vocab_size > model.vocab_size:
+        yield (
+            f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {model.vocab_size}; "
+            "put the model's own tokenizer.json there"
+        )
+
+
+def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tuple[TokenRows, Mapping[str, AnyArray]]]:
     """Yield the batches behind the first `stored` rows and `documents` with their activations, one batch ahead."""
 
     def missing() -> Iterator[TokenRows]:
@@ -266,6 +282,6 @@ def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tup
     return prefetch((rows, extractor.compute(rows)) for rows in prefetch(missing()))
 
 
-def _flat(rows: TokenRows, found: dict[str, jax.Array]) -> dict[str, Float32[np.ndarray, "rows width"]]:
+def _flat(rows: TokenRows, found: Mapping[str, AnyArray]) -> dict[str, Float32[np.ndarray, "rows width"]]:
     """Return the activations of the rows to store, waiting for them."""
     return {hook: np.asarray(x).reshape(-1, x.shape[-1])[rows.stored] for hook, x in found.items()}

@@ -22,7 +22,8 @@ from saejax.sae import SAE
 from saejax.sae import load as load_sae
 from saejax.sae.health import health_table
 from saejax.text.corpus import CorpusConfig, corpus_record
-from saejax.text.tokens import PackedBatch, Tokenizer
+from saejax.text.packing import PackedBatch, Packing
+from saejax.text.tokens import Tokenizer
 
 KIND = "evaluation"
 RESULT = "evaluation.json"
@@ -115,10 +116,8 @@ class Evaluation:
     def batches(self) -> list[PackedBatch]:
         """Return the text, packed: 33 bytes a token."""
         config = self.config
-        rows = token_rows(
-            config.corpus, self.tokenizer, context=config.context, batch=config.batch, tokens=config.tokens
-        )
-        return [_cut(each) for each in rows]
+        packing = Packing(config.context, config.batch, self.tokenizer.before)
+        return [_cut(each) for each in token_rows(config.corpus, self.tokenizer, packing, config.tokens)]
 
     def result(self, batches: list[PackedBatch]) -> dict[str, list[dict[str, Any]]]:
         """Return the rows of both tables, as `evaluation.json` keeps them."""

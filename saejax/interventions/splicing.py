@@ -33,7 +33,7 @@ from saejax.models.transformer import Edit
 from saejax.progress import progress
 from saejax.sae.metrics import Measured, measure
 from saejax.sae.params import SAE
-from saejax.text.tokens import PackedBatch
+from saejax.text.packing import PackedBatch
 
 Logits = Float[Array, "batch position vocab"]
 

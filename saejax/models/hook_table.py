@@ -93,6 +93,13 @@ EXAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "BERT, MiniLM": ("bert", {}),
     "DistilBERT": ("distilbert", {}),
 }
+OTHERS = """\
+## All other architectures
+
+Extraction runs them through transformers in torch (`pip install "saejax[torch]"`), and any family above by
+`--runtime torch`. The model's one list of blocks gives `embed`, `resid_pre.L` and `resid_post.L`. Every module that a
+pass runs once gives two hook points more, `module.path:input` and `module.path:output`, as in the third column above.\
+"""
 
 
 def tables() -> str:
@@ -106,7 +113,7 @@ def tables() -> str:
                  for row in rows(family, config)]  # fmt: skip
         head = ["| here | `hidden_states` | module in transformers | TransformerLens |", "|---|---|---|---|"]
         found.append("\n".join([f"## {title}", "", *head, *lines]))
-    return "\n\n".join(found)
+    return "\n\n".join([*found, OTHERS])
 
 
 def _quoted(words: str) -> str:

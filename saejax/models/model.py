@@ -18,7 +18,6 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from saejax.artifacts import file_sha256, fingerprint
 from saejax.errors import InputError
 from saejax.models.config import TransformerConfig
 from saejax.models.families import Family
@@ -26,7 +25,7 @@ from saejax.models.gguf import load_gguf
 from saejax.models.origin import Origin, origin
 from saejax.models.sharding import rows
 from saejax.models.transformer import Edit
-from saejax.models.weights import Dtype, LoadedModel, load_folder
+from saejax.models.weights import Dtype, LoadedModel, files_fingerprint, load_folder
 from saejax.types import AnyArray
 
 AnyInts = Int[AnyArray, "batch position"]
@@ -62,11 +61,14 @@ class LanguageModel:
     """A loaded model.
 
     Attributes:
+        runtime: what it runs in, for manifests.
         config: its shape and constants.
         name: what manifests call it.
         revision: which release of it, or none where its folder does not say.
         family: where its weights and hook points lie in Hugging Face's naming.
     """
+
+    runtime = "jax"
 
     def __init__(self, loaded: LoadedModel, source: Origin, mesh: Mesh | None = None) -> None:
         """Wrap a transformer; `load` is the way from a folder.
@@ -85,13 +87,30 @@ class LanguageModel:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of the weight files: equal for equal models, wherever their folders lie."""
-        hashes = [file_sha256(file) for file in self._files]
-        return hashes[0] if len(hashes) == 1 else fingerprint(hashes)
+        return files_fingerprint(self._files)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary."""
+        return self.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that the model was made for, in tokens."""
+        return self.config.max_positions
 
     @property
     def hooks(self) -> tuple[str, ...]:
         """All hook points, in the order in which a forward pass meets them."""
         return self.config.hooks
+
+    def require_hooks(self, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the hooks as given.
+
+        Raises:
+            InputError: the model lacks one of them.
+        """
+        return self.config.require_hooks(hooks)
 
     def width(self, hook: str) -> int:
         """Return the number of entries that one token has at a hook point.
@@ -155,7 +174,7 @@ class LanguageModel:
             InputError: a hook is unknown, ids are not integers of the vocabulary, a mask is of another shape or has
                 other values, or a row holds more tokens than the model has positions.
         """
-        ids = self._checked_ids(input_ids)
+        ids = checked_ids(input_ids, self.vocab_size)
         mask = _checked_mask("attention_mask", attention_mask, np.ones_like(ids))
         edited = _checked_mask("edit_mask", edit_mask, mask).astype(bool)
         counted = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
@@ -190,7 +209,7 @@ class LanguageModel:
         Raises:
             InputError: as `run`.
         """
-        ids, documents = self._checked_ids(input_ids), np.asarray(segment)
+        ids, documents = checked_ids(input_ids, self.vocab_size), np.asarray(segment)
         edited = _checked_mask("edit_mask", edit_mask, (documents > 0).astype(np.int32)).astype(bool)
         return self._whole(ids, documents, np.asarray(position), edited, hooks, edits)
 
@@ -214,8 +233,8 @@ class LanguageModel:
         ordered = self._ordered(hooks)
         if not ordered:
             raise InputError("hooks () names no hook point; name at least one, for example resid_post.0")
-        ids = self._checked_ids(input_ids)
-        self._check_positions(np.asarray(position))
+        ids = checked_ids(input_ids, self.vocab_size)
+        check_positions(np.asarray(position), self.max_positions)
         placed = (self._placed(np.asarray(each)) for each in (ids, segment, position))
         found = _activations(self._graph, self._weights, *placed, ordered)
         return {hook: found[hook] for hook in ordered}
@@ -224,7 +243,7 @@ class LanguageModel:
         self, ids: np.ndarray, segment: np.ndarray, position: np.ndarray, edited: np.ndarray, hooks: Sequence[str],
         edits: Mapping[str, Edit] | None,
     ) -> RunOutput:  # fmt: skip
-        self._check_positions(position)
+        check_positions(position, self.max_positions)
         own = {hook: edit if _is_pytree(edit) else Partial(edit) for hook, edit in (edits or {}).items()}
         self.config.require_hooks(tuple(own))
         placed = (self._placed(each) for each in (ids, segment, position, edited))
@@ -236,29 +255,8 @@ class LanguageModel:
         wanted = set(self.config.require_hooks(tuple(hooks)))
         return tuple(hook for hook in self.hooks if hook in wanted)
 
-    def _checked_ids(self, input_ids: AnyArray) -> Int[np.ndarray, "batch position"]:
-        ids = np.asarray(input_ids)
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"input_ids of {ids.dtype} must be integers; give token ids")
-        if ids.ndim != 2 or ids.size == 0:
-            raise InputError(f"input_ids {list(ids.shape)} must be [batch, position] with at least one token")
-        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            worst = ids.max() if ids.max() >= self.config.vocab_size else ids.min()
-            raise InputError(
-                f"input_ids holds {worst}, outside the vocabulary of {self.config.vocab_size}; "
-                "use the model's own tokenizer"
-            )
-        return ids.astype(np.int32)
-
     def _placed(self, array: np.ndarray) -> np.ndarray | jax.Array:
         return array if self._rows is None else jax.device_put(array, self._rows)
-
-    def _check_positions(self, position: np.ndarray) -> None:
-        if position.max() >= self.config.max_positions:
-            raise InputError(
-                f"a row holds {position.max() + 1} tokens of one text, more than the model's "
-                f"{self.config.max_positions} positions; cut it"
-            )
 
 
 def load(
@@ -291,6 +289,38 @@ def load(
     if len(single) > 1:
         raise InputError(f"{path} holds {len(single)} .gguf files; name one, for example {single[0]}")
     return LanguageModel(load_gguf(single[0], dtype, mesh), origin(single[0]), mesh)
+
+
+def checked_ids(input_ids: AnyArray, vocab_size: int) -> Int[np.ndarray, "batch position"]:
+    """Return token ids as int32.
+
+    Raises:
+        InputError: they are no integers of the vocabulary, or no rows.
+    """
+    ids = np.asarray(input_ids)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"input_ids of {ids.dtype} must be integers; give token ids")
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError(f"input_ids {list(ids.shape)} must be [batch, position] with at least one token")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        worst = ids.max() if ids.max() >= vocab_size else ids.min()
+        raise InputError(
+            f"input_ids holds {worst}, outside the vocabulary of {vocab_size}; use the model's own tokenizer"
+        )
+    return ids.astype(np.int32)
+
+
+def check_positions(position: np.ndarray, max_positions: int | None) -> None:
+    """Refuse positions beyond a model's last, if it has one.
+
+    Raises:
+        InputError: there is one.
+    """
+    if max_positions is not None and position.max() >= max_positions:
+        raise InputError(
+            f"a row holds {position.max() + 1} tokens of one text, more than the model's {max_positions} positions; "
+            "cut it"
+        )
 
 
 def _is_pytree(edit: Edit) -> bool:

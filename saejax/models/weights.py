@@ -6,7 +6,7 @@ the parameters and one layer's tensor, never the model twice.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
-from saejax.artifacts import read_json, write_bytes, write_json
+from saejax.artifacts import file_sha256, fingerprint, read_json, write_bytes, write_json
 from saejax.errors import InputError
 from saejax.models.config import TransformerConfig
 from saejax.models.families import Family, Weight, family_of, read_config
@@ -112,9 +112,24 @@ def weight_files(folder: Path) -> list[Path]:
     if pickle_files(folder):
         raise InputError(
             f"{folder} holds its weights in {PICKLE_FILE}, a pickle, which can run code; save it as safetensors, or "
-            "load it with allow_pickle=True, which reads tensors alone"
+            "load it with allow_pickle=True (--allow-pickle), which reads tensors alone"
         )
     raise InputError(f"{folder} holds no weights ({WEIGHTS_FILE}, {INDEX_FILE} or a .gguf file); name a model folder")
+
+
+def checkpoint_of(folder: Path, allow_pickle: bool = False) -> SafetensorsFolder | PickledFolder:
+    """Open the weights of a model folder: safetensors, or, where that is asked for, pickles.
+
+    Raises:
+        InputError: there are none of the kind, or one is missing or broken.
+    """
+    return PickledFolder(folder) if allow_pickle else SafetensorsFolder(folder)
+
+
+def files_fingerprint(files: Sequence[Path]) -> str:
+    """Return the hash of weight files: equal for equal models, wherever their folders lie."""
+    hashes = [file_sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else fingerprint(hashes)
 
 
 def load_folder(
@@ -131,7 +146,7 @@ def load_folder(
     Raises:
         InputError: the family is not supported, or tensors are missing, unexpected or of another shape.
     """
-    checkpoint = PickledFolder(folder) if allow_pickle else SafetensorsFolder(folder)
+    checkpoint = checkpoint_of(folder, allow_pickle)
     fields = read_json(folder / CONFIG_FILE)
     family = family_of(fields, str(folder / CONFIG_FILE))
     model = assemble(family, read_config(family, fields), checkpoint, str(folder), dtype, mesh)

@@ -22,6 +22,7 @@ def provenance(store: Store, hook: str) -> dict[str, Any]:
     return {
         "model": facts["model"],
         "model_fingerprint": facts["model_fingerprint"],
+        "runtime": facts.get("runtime", "jax"),
         "hook": hook,
         "d_model": store.width(hook),
         "rows": int(store.kept.sum()),

@@ -9,7 +9,7 @@ import torch
 
 from saejax.models import LanguageModel
 from saejax.sae import SAE, SAEConfig
-from saejax.text.tokens import PackedBatch
+from saejax.text.packing import PackedBatch
 
 SPECIAL = (0, 1)
 Change = Callable[[np.ndarray], np.ndarray]
@@ -24,7 +24,7 @@ def batch_of(rows: list[list[list[int]]], length: int) -> PackedBatch:
             ids[row, column], segment[row, column], position[row, column] = entry
     nowhere = np.zeros_like(ids)
     special = np.isin(ids, SPECIAL) & (segment > 0)
-    return PackedBatch(ids, segment, position, segment - 1, position, nowhere, nowhere, special)
+    return PackedBatch(ids, segment, position, segment - 1, position, nowhere, nowhere, special, segment > 0)
 
 
 def documents(vocab: int, lengths: tuple[int, ...], seed: int = 0) -> list[list[int]]:

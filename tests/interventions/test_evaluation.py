@@ -20,7 +20,8 @@ from saejax.interventions.splicing import splice, table_rows
 from saejax.sae import params
 from saejax.sae.health import health_table
 from saejax.text.corpus import CorpusConfig, read_documents
-from saejax.text.tokens import Tokenizer, pack
+from saejax.text.packing import Packing, pack
+from saejax.text.tokens import Tokenizer
 
 MODEL = shipped("seed0")
 HOOK = "resid_post.0"
@@ -60,7 +61,7 @@ def lines(config: EvalConfig) -> list[str]:
 
 def test_the_result_is_that_of_the_first_tokens_of_the_text(config: EvalConfig, lines: list[str]) -> None:
     tokenizer, assembled = Tokenizer.load(MODEL), []
-    for batch in pack(read_documents(config.corpus), tokenizer, context=64, batch=2):
+    for batch in pack(read_documents(config.corpus), tokenizer, Packing(64, 2, tokenizer.before)):
         number = 128 * len(assembled) + np.arange(128).reshape(2, 64)
         assembled.append(dataclasses.replace(batch, segment=np.where(number < TOKENS, batch.segment, 0)))
     found = splice(saejax.models.load(MODEL), HOOK, SAE, assembled[:3])

@@ -22,8 +22,8 @@ def documents(contents: list[str]) -> list[Document]:
     return [Document(str(i), "test", "", text) for i, text in enumerate(contents)]
 
 
-def packed_by_loop(docs: list[Document], tokenizer: Tokenizer, how: Packing) -> list[dict]:
-    """Return one record a token, from the words of the contract and nothing else; None is padding within."""
+def packed_by_loop(docs: list[Document], tokenizer: Tokenizer, how: Packing) -> list[list[dict]]:
+    """Return the records of tokens by row, from the words of the contract and nothing else."""
     rows: list[list[dict]] = [[]]
     before, after = ([(i, 0, 0) for i in ids] for ids in (how.before, how.after))
     for ordinal, document in enumerate(docs):
