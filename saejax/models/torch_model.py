@@ -146,8 +146,8 @@ class TorchModel:
             Activations by hook, float32; rows of padding are 0.
 
         Raises:
-            InputError: a hook is unknown, an id is outside the vocabulary, or positions are not counted from 0 in each
-                segment, or go beyond the model's last.
+            InputError: a hook is unknown or is not met on rows of some length, an id is outside the vocabulary, or
+                positions are not counted from 0 in each segment, or go beyond the model's last.
         """
         if not hooks:
             raise InputError("hooks () names no hook point; name at least one, for example resid_post.0")
@@ -180,6 +180,8 @@ class TorchModel:
 
         with torch.inference_mode(), _watched(points, see), contextlib.suppress(_SeenAll):
             self._model(input_ids=torch.tensor(ids, dtype=torch.long, device=self._model.device))
+        if missing:
+            raise InputError(f"hook {', '.join(sorted(missing))} is not met on rows of {ids.shape[1]}; name another")
 
 
 class _SeenAll(Exception):
@@ -305,12 +307,13 @@ def _residual_paths(model: Any, points: Mapping[str, Point]) -> dict[str, str]:
     """Return where `embed` and the residual stream lie, if one list of modules only can be the blocks."""
     import torch
 
-    config, prefix = model.config.get_text_config(), model.base_model_prefix
+    config = model.config.get_text_config()
+    layers, width = (getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size"))
     candidates = []
-    for path, module in model.named_modules(prefix=prefix):
-        if isinstance(module, torch.nn.ModuleList) and len(module) == config.num_hidden_layers:
+    for path, module in model.named_modules(prefix=model.base_model_prefix):
+        if isinstance(module, torch.nn.ModuleList) and len(module) == layers:
             sides = [(f"{path}.{layer}:input", f"{path}.{layer}:output") for layer in range(len(module))]
-            if all(name in points and points[name].width == config.hidden_size for pair in sides for name in pair):
+            if all(name in points and points[name].width == width for pair in sides for name in pair):
                 candidates.append(sides)
     if len(candidates) != 1:
         return {}

@@ -153,6 +153,14 @@ def test_a_pass_ends_behind_the_last_hook_needed(tmp_path: Path) -> None:
     assert set(ran) == {0, 1}
 
 
+def test_a_hook_that_a_pass_leaves_out_is_never_zeros(tmp_path: Path) -> None:
+    made_model("gptj", tmp_path)
+    model = load_torch(tmp_path)
+    model._model.h = model._model.h[:2]
+    with pytest.raises(InputError, match=r"hook resid_post\.2 is not met on rows of 1; name another"):
+        model.activations(*packed(), ["resid_post.2", "embed"])
+
+
 def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
     made_model("gptj", tmp_path)
     narrow = load_torch(tmp_path, dtype="bfloat16").activations(*packed(), ["resid_post.2"])["resid_post.2"]
