@@ -108,7 +108,7 @@ class Killed(Exception):
 @pytest.mark.parametrize("killed_at", [2, 4])
 def test_a_killed_run_goes_on_within_a_batch(folder: Path, tmp_path: Path, killed_at: int) -> None:
     """Shards end where batches do not: the rows of one that are stored are not stored again."""
-    given = config(folder, tmp_path / "whole", choose="random:2", context=8, batch=1, shard_tokens=8)
+    given = config(folder, tmp_path / "whole", choose="random:3", context=8, batch=1, shard_tokens=8)
     whole, original, calls = extract(given), StoreWriter._commit, []
 
     def killed(self: StoreWriter) -> None:
