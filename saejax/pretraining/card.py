@@ -1,6 +1,7 @@
 """The model card: what a model is, the command that makes it again, and how good it is."""
 
 import dataclasses
+import shlex
 from typing import Any
 
 from saejax.pretraining.config import PretrainConfig
@@ -17,12 +18,13 @@ def model_card(config: PretrainConfig, seed: int, facts: dict[str, Any]) -> str:
         seed: of its initial weights.
         facts: what the run's manifest says of it.
     """
+    products = "" if config.precision == "float32" else f", products in {config.precision},"
     phase, blocks = _phase(config, facts), f"{config.n_layers} block{'s' if config.n_layers > 1 else ''}"
     return (
         f"# A {config.n_layers}-layer language model, seed {seed}{phase}\n\n"
         f"Architecture {config.family}: {blocks}, d_model {config.d_model}, {config.n_heads} heads, "
-        f"MLP of {config.d_mlp}, {facts['parameters']:,} parameters, in products {config.precision}, else float32, and "
-        "stored in bfloat16. Made to study features, not to write.\n\n"
+        f"MLP of {config.d_mlp}, {facts['parameters']:,} parameters, {'trained' if config.tokens else 'drawn'} in float32{products} and stored in "
+        "bfloat16. Made to study features, not to write.\n\n"
         f"- {_training(config, facts)}\n"
         f"- Loss on held-out documents: {facts['heldout_loss']:.3f} nats per token; an interpolated "
         f"absolute-discounting bigram model fitted on the training tokens reaches {facts['bigram_loss']:.3f}.\n"
@@ -61,5 +63,6 @@ def _options(config: PretrainConfig | CorpusConfig, prefix: str = "") -> list[st
         if isinstance(value, CorpusConfig):
             words += _options(value, f"{name}.")
         elif field.name != "out" and value != field.default:
-            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{name}", *(shlex.quote(str(each)) for each in values)]
     return words

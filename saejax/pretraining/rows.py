@@ -1,4 +1,4 @@
-"""A tokenised corpus in memory: what is trained on, what the loss is reported on, and what texts begin with."""
+"""A tokenised corpus in memory: what is trained on, what the loss is reported on, and what samples go on from."""
 
 import dataclasses
 import functools

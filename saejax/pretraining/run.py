@@ -38,7 +38,7 @@ class Material:
         folder: where its files lie.
         train: packed training rows.
         held: batches of held-out rows.
-        prompts: beginnings of held-out texts, `[prompt, token]`.
+        prompts: what samples go on from, held-out text, `[prompt, token]`.
         bigram_loss: loss of a bigram model on the held-out rows, in nats per token.
     """
 

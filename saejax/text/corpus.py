@@ -1,7 +1,7 @@
 """A corpus: which documents are read, in which order, and what a manifest keeps about them.
 
 Every source (the embedded corpus, files, a Hugging Face data set) gives the same thing, an ordered stream of
-documents, and is split into a training and a held-out part by the same rule.
+documents, and is split into training and held-out documents by the same rule.
 """
 
 import itertools

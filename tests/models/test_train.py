@@ -183,10 +183,11 @@ def test_the_bound_on_memory_holds_what_the_compiler_plans() -> None:
     for layers, vocab, shape in ((1, 11, (4, 64)), (3, 500, (8, 32))):
         config = dataclasses.replace(CONFIG, n_layers=layers, vocab_size=vocab, max_positions=shape[1])
         schedule = Schedule(60, 5, 1e-2, 0.1)
-        made, ids = Transformer(config, nnx.Rngs(0)), np.ones(shape, np.int32)
-        state, batch = room._initial(made, schedule.optimizer()), TokenBatch(ids, ids, ids)
-        lowered = room._step.lower(nnx.split(made)[0], state, batch, schedule, Hardware())  # type: ignore[attr-defined]
-        planned = lowered.compile().memory_analysis()
+        graph, weights = nnx.split(nnx.eval_shape(lambda config=config: Transformer(config, nnx.Rngs(0))))
+        moments = jax.eval_shape(schedule.optimizer().init, weights)
+        state = room.TrainState(weights, moments, jax.ShapeDtypeStruct((), np.int32))
+        batch = TokenBatch(*[np.ones(shape, np.int32)] * 3)
+        planned = room._step.lower(graph, state, batch, schedule, Hardware()).compile().memory_analysis()
         used = planned.argument_size_in_bytes + planned.temp_size_in_bytes
         bound = step_bytes(config, shape)
         assert used <= bound <= 4 * used, (used, bound)
