@@ -19,11 +19,12 @@ def model_card(config: PretrainConfig, seed: int, facts: dict[str, Any]) -> str:
         facts: what the run's manifest says of it.
     """
     products = "" if config.precision == "float32" else f", products in {config.precision},"
+    made = "trained" if config.tokens else "drawn"
     phase, blocks = _phase(config, facts), f"{config.n_layers} block{'s' if config.n_layers > 1 else ''}"
     return (
         f"# A {config.n_layers}-layer language model, seed {seed}{phase}\n\n"
         f"Architecture {config.family}: {blocks}, d_model {config.d_model}, {config.n_heads} heads, "
-        f"MLP of {config.d_mlp}, {facts['parameters']:,} parameters, {'trained' if config.tokens else 'drawn'} in float32{products} and stored in "
+        f"MLP of {config.d_mlp}, {facts['parameters']:,} parameters, {made} in float32{products} and stored in "
         "bfloat16. Made to study features, not to write.\n\n"
         f"- {_training(config, facts)}\n"
         f"- Loss on held-out documents: {facts['heldout_loss']:.3f} nats per token; an interpolated "

@@ -175,7 +175,8 @@ def test_products_in_bfloat16_take_rounded_inputs_and_give_float32_scores() -> N
     exact, _ = cross_entropy(nnx.merge(graph, jax.tree.map(lambda w: w.astype("float32"), rounded)), batch)
     assert total.dtype == np.float32
     np.testing.assert_allclose(total / count, exact / count, atol=2**-8)
-    x, _ = nnx.merge(graph, rounded).hidden(*(jnp.asarray(column) for column in batch))
+    input_ids, segment, position = (jnp.asarray(column) for column in batch)
+    x, _ = nnx.merge(graph, rounded).hidden(input_ids, segment, position)
     assert (x.dtype, nnx.merge(graph, rounded).logits(x, jnp.float32).dtype) == ("bfloat16", "float32")
 
 
@@ -185,9 +186,11 @@ def test_the_bound_on_memory_holds_what_the_compiler_plans() -> None:
         schedule = Schedule(60, 5, 1e-2, 0.1)
         graph, weights = nnx.split(nnx.eval_shape(lambda config=config: Transformer(config, nnx.Rngs(0))))
         moments = jax.eval_shape(schedule.optimizer().init, weights)
-        state = room.TrainState(weights, moments, jax.ShapeDtypeStruct((), np.int32))
+        step: Any = jax.ShapeDtypeStruct((), np.int32)
+        state = room.TrainState(weights, moments, step)
         batch = TokenBatch(*[np.ones(shape, np.int32)] * 3)
-        planned = room._step.lower(graph, state, batch, schedule, Hardware()).compile().memory_analysis()
+        lowered = room._step.lower(graph, state, batch, schedule, Hardware())
+        planned: Any = lowered.compile().memory_analysis()
         used = planned.argument_size_in_bytes + planned.temp_size_in_bytes
         bound = step_bytes(config, shape)
         assert used <= bound <= 4 * used, (used, bound)
