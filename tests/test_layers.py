@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "interventions": BASE | {"text", "models", "activations", "sae"},
     "similarity": GROUND | {"kernels"},
     "nulls": BASE | {"similarity", "kernels"},
-    "pretraining": BASE | {"text", "models"},
+    "pretraining": BASE | {"text", "models", "report"},
     "universality": BASE | {"features", "nulls"},
     "report": BASE | {"text", "activations", "features"},
     "demo": BASE | {"text", "activations", "sae", "features", "universality", "report"},

@@ -1,14 +1,18 @@
-"""Trains a language model from scratch on batches of packed tokens.
+"""Trains language models from scratch on batches of packed tokens.
 
 The step is a pure function of (state, batch) and the batch is a function of the step, so a run that is killed goes
-on from its last checkpoint exactly as if it had not been.
+on from its last checkpoint exactly as if it had not been. Several models of one shape can take their steps together,
+on the same batches; what one learns does not depend on the others beyond the rounding of sums. Rows of a batch can be
+spread over devices, each of which holds all weights.
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +20,19 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from saejax.artifacts import Run
-from saejax.errors import InputError
+from saejax.mesh import replicated
+from saejax.models.config import TransformerConfig
+from saejax.models.schedule import Schedule, is_matrix
+from saejax.models.sharding import rows
 from saejax.models.transformer import Transformer
 from saejax.progress import progress
 
 LOG_EVERY = 50
+Precision = Literal["float32", "bfloat16"]
 
 
 class TokenBatch(NamedTuple):
@@ -40,48 +49,8 @@ class TokenBatch(NamedTuple):
     position: Int[np.ndarray | Array, "batch position"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """AdamW with linear warm-up and cosine decay to a tenth.
-
-    Attributes:
-        steps: optimiser steps in all.
-        warmup_steps: steps over which the learning rate grows from 0.
-        learning_rate: peak learning rate.
-        weight_decay: decoupled decay of the matrices; norms are not decayed.
-        clip: largest global norm of a gradient.
-        checkpoint_every: steps between checkpoints that a killed run resumes from.
-    """
-
-    steps: int
-    warmup_steps: int
-    learning_rate: float
-    weight_decay: float
-    clip: float = 1.0
-    checkpoint_every: int = 500
-
-    def __post_init__(self) -> None:
-        """Refuse a schedule that has no steps left after its warm-up."""
-        if not 0 <= self.warmup_steps < self.steps:
-            raise InputError(f"warmup_steps {self.warmup_steps} must be below the {self.steps} steps of the run")
-        if self.learning_rate <= 0:
-            raise InputError(f"learning_rate {self.learning_rate} must be positive")
-        if self.checkpoint_every < 1:
-            raise InputError(f"checkpoint_every {self.checkpoint_every} must be at least 1 step")
-
-    def rate(self) -> optax.Schedule:
-        """Return the learning rate as a function of the step."""
-        peak = self.learning_rate
-        return optax.warmup_cosine_decay_schedule(0.0, peak, self.warmup_steps, self.steps, end_value=peak / 10)
-
-    def optimizer(self) -> optax.GradientTransformation:
-        """Return gradient clipping followed by AdamW with betas (0.9, 0.95)."""
-        adamw = optax.adamw(self.rate(), b2=0.95, weight_decay=self.weight_decay, mask=_is_matrix)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adamw)
-
-
 class TrainState(NamedTuple):
-    """Everything that one step changes.
+    """Everything that one step changes; of several models, each array has an axis of models before its own.
 
     Attributes:
         weights: the model's parameters.
@@ -91,7 +60,21 @@ class TrainState(NamedTuple):
 
     weights: nnx.State
     optimizer: optax.OptState
-    step: Int[Array, ""]
+    step: Int[Array, "*models"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """How a step is computed.
+
+    Attributes:
+        precision: type of the inputs of matrix products. Parameters, the optimiser's moments, norms, logits and the
+            loss are float32 either way.
+        mesh: devices that the rows of a batch are spread over, with an axis `data`; the first alone when None.
+    """
+
+    precision: Precision = "float32"
+    mesh: Mesh | None = None
 
 
 def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -108,7 +91,7 @@ def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, "
     """
     input_ids, segment, position = (jnp.asarray(column) for column in batch)
     x, _ = model.hidden(input_ids, segment, position)
-    logits = model.logits(x[:, :-1])
+    logits = model.logits(x[:, :-1], jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, input_ids[:, 1:])
     counted = predicted(segment)
     return jnp.sum(losses * counted), jnp.sum(counted)
@@ -120,113 +103,191 @@ def predicted(segment: Int[Array, "batch position"]) -> jax.Array:
 
 
 def train(
-    model: Transformer,
+    models: Sequence[Transformer],
     batch_at: Callable[[int], TokenBatch],
     schedule: Schedule,
     *,
-    run: Run,
-    snapshot: Callable[[int, Transformer], None],
+    runs: Sequence[Run],
+    snapshot: Callable[[int, int, Transformer], None],
     snapshot_steps: tuple[int, ...] = (),
-) -> Transformer:
-    """Train a model, resuming from the run's last checkpoint if there is one.
+    hardware: Hardware = Hardware(),
+) -> list[Transformer]:
+    """Train models of one shape on the same batches, resuming from the last checkpoint that all their runs have.
 
     Args:
-        model: the model with its initial weights.
+        models: the models with their initial weights; one, or several that take their steps together.
         batch_at: the batch of each step, a pure function of the step (from 0).
         schedule: optimiser and its lengths.
-        run: the run directory; metrics go to its log, checkpoints below it.
-        snapshot: called with the step and the model after each of `snapshot_steps`.
-        snapshot_steps: steps after which the model is kept.
+        runs: the run directory of each model; metrics go to its log, checkpoints below it.
+        snapshot: called with the model's place among `models`, the step and the model after each of `snapshot_steps`.
+        snapshot_steps: steps after which the models are kept.
+        hardware: number format and devices.
 
     Returns:
-        The trained model.
+        The trained models.
     """
-    graph, weights = nnx.split(model)
-    optimizer = schedule.optimizer()
-    state = TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
-    with _checkpoints(run.path / "training") as checkpoints:
-        if checkpoints.latest_step() is not None:
-            restored = checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(state))
-            state = cast(TrainState, restored)
-        begin = int(state.step)
-        run.rewind_log(begin)
-        step = _compiled_step(graph, optimizer)
+    graph, optimizer = nnx.split(models[0])[0], schedule.optimizer()
+    with ExitStack() as open_folders:
+        folders = [open_folders.enter_context(_checkpoints(run.path / "training")) for run in runs]
+        state = _placed(_restored([_initial(model, optimizer) for model in models], folders), hardware.mesh)
+        begin = int(np.ravel(state.step)[0])
+        for run in runs:
+            run.rewind_log(begin)
         rate, losses, since = schedule.rate(), [], time.perf_counter()
-        with progress(f"training {run.path.name}", schedule.steps, begin) as advance:
+        with progress(f"training {', '.join(run.path.name for run in runs)}", schedule.steps, begin) as advance:
             for index in range(begin, schedule.steps):
-                batch = batch_at(index)
-                state, loss = step(state, batch)
+                batch = _placed(batch_at(index), hardware.mesh, over_rows=True)
+                state, loss = _step(graph, state, batch, schedule, hardware)
                 losses.append(loss)
                 done = index + 1
                 if done % LOG_EVERY == 0 or done == schedule.steps:
-                    loss = float(jnp.mean(jnp.stack(losses)))
                     seconds, since = time.perf_counter() - since, time.perf_counter()
-                    tokens = int(np.prod(batch.input_ids.shape))
-                    run.log(step=done, tokens=done * tokens, loss=loss, learning_rate=float(np.asarray(rate(index))),
-                            tokens_per_second=round(len(losses) * tokens / seconds))  # fmt: skip
+                    loss = _log(runs, losses, done, batch.input_ids.size, float(np.asarray(rate(index))), seconds)
                     advance(len(losses), f"loss {loss:.3f}")
                     losses = []
                 if done in snapshot_steps:
-                    snapshot(done, nnx.merge(graph, state.weights))
+                    for place, part in enumerate(_parts(state, len(models))):
+                        snapshot(place, done, nnx.merge(graph, part.weights))
                 if done % schedule.checkpoint_every == 0 or done == schedule.steps:
-                    checkpoints.save(done, args=ocp.args.StandardSave(state))
-    return nnx.merge(graph, state.weights)
+                    _save(_parts(state, len(models)), folders)
+    return [nnx.merge(graph, part.weights) for part in _parts(state, len(models))]
 
 
 def mean_loss(model: Transformer, batches: list[TokenBatch]) -> float:
     """Return the mean cross-entropy of a model over all predicted tokens of some batches, in nats per token."""
     graph, weights = nnx.split(model)
-    evaluate = jax.jit(lambda weights, batch: cross_entropy(nnx.merge(graph, weights), batch))
     sums = np.zeros(2)
     for batch in batches:
-        sums += [float(value) for value in evaluate(weights, batch)]
+        sums += [float(value) for value in _cross_entropy(graph, weights, batch)]
     return float(sums[0] / sums[1])
 
 
-def step_seconds(model: Transformer, schedule: Schedule, shape: tuple[int, int]) -> float:
+def step_seconds(
+    models: Sequence[Transformer], schedule: Schedule, shape: tuple[int, int], hardware: Hardware = Hardware()
+) -> float:
     """Time the training step on made-up tokens.
 
     Args:
-        model: the model; its weights are not changed.
+        models: the models that step together; their weights are not changed.
         schedule: the optimiser.
         shape: rows and positions of a batch.
+        hardware: number format and devices.
 
     Returns:
         The shortest of three timed steps, in seconds.
     """
-    graph, weights = nnx.split(model)
-    weights = jax.tree.map(jnp.copy, weights)
-    optimizer = schedule.optimizer()
-    state = TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
+    graph, optimizer = nnx.split(models[0])[0], schedule.optimizer()
+    state = _placed(_joined([_initial(model, optimizer) for model in models]), hardware.mesh)
     position = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
     batch = TokenBatch(np.ones(shape, np.int32), np.ones(shape, np.int32), position)
-    step, seconds = _compiled_step(graph, optimizer), []
+    batch = _placed(batch, hardware.mesh, over_rows=True)
+    seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        state, loss = step(state, batch)
+        state, loss = _step(graph, state, batch, schedule, hardware)
         loss.block_until_ready()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
 
 
-def _compiled_step(graph: Any, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    def loss_of(weights: nnx.State, batch: TokenBatch) -> jax.Array:
+def step_bytes(config: TransformerConfig, shape: tuple[int, int]) -> int:
+    """Bound the memory that one model takes while it is trained, in bytes.
+
+    16 bytes a parameter (weight, gradient, two moments), and twice the update's 4; 12 a logit (its exponential and
+    its gradient beside it); 4 for each entry that a block keeps for the backward pass, of the residual stream, heads,
+    MLP and attention scores, and as much again for their gradients in the block that is at work.
+
+    Args:
+        config: the model's.
+        shape: rows and positions of a batch on one device.
+    """
+    model = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0)))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+    tokens = shape[0] * shape[1]
+    heads = config.n_heads * (3 * config.d_head + 4 * shape[1])
+    kept = 12 * config.d_model + 6 * config.d_mlp + heads
+    return 24 * parameters + tokens * (12 * config.vocab_size + 4 * kept * (config.n_layers + 1))
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _cross_entropy(graph: Any, weights: nnx.State, batch: TokenBatch) -> tuple[jax.Array, jax.Array]:
+    return cross_entropy(nnx.merge(graph, weights), batch)
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "schedule", "hardware"), donate_argnames="state")
+def _step(
+    graph: Any, state: TrainState, batch: TokenBatch, schedule: Schedule, hardware: Hardware
+) -> tuple[TrainState, jax.Array]:
+    """Take one step; models share a compilation if they share a shape."""
+    optimizer = schedule.optimizer()
+
+    def loss_of(weights: nnx.State) -> jax.Array:
+        if hardware.precision != "float32":
+            weights = jax.tree.map(lambda w, m: w.astype(hardware.precision) if m else w, weights, is_matrix(weights))
         total, count = cross_entropy(nnx.merge(graph, weights), batch)
         return total / count
 
-    def step(state: TrainState, batch: TokenBatch) -> tuple[TrainState, jax.Array]:
-        loss, gradient = jax.value_and_grad(loss_of)(state.weights, batch)
+    def step(state: TrainState) -> tuple[TrainState, jax.Array]:
+        loss, gradient = jax.value_and_grad(loss_of)(state.weights)
         updates, moments = optimizer.update(gradient, state.optimizer, state.weights)
         weights = cast(nnx.State, optax.apply_updates(state.weights, updates))
         return TrainState(weights, moments, state.step + 1), loss
 
-    return jax.jit(step, donate_argnums=0)
+    # One model is no stack of one: a product with an axis of models is another sum to the compiler.
+    after = (jax.vmap(step) if state.step.ndim else step)(state)
+    return after if hardware.mesh is None else jax.lax.with_sharding_constraint(after, replicated(hardware.mesh))
+
+
+def _initial(model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
+    weights = jax.tree.map(jnp.copy, nnx.split(model)[1])
+    return TrainState(weights, optimizer.init(weights), jnp.zeros((), jnp.int32))
+
+
+def _joined(states: list[TrainState]) -> TrainState:
+    return states[0] if len(states) == 1 else jax.tree.map(lambda *parts: jnp.stack(parts), *states)
+
+
+def _parts(state: TrainState, models: int) -> list[TrainState]:
+    """Return the state of each model by itself."""
+    if models == 1:
+        return [state]
+    return [jax.tree.map(lambda stack, at=at: stack[at], state) for at in range(models)]
+
+
+def _placed(tree: Any, mesh: Mesh | None, over_rows: bool = False) -> Any:
+    """Give every device of a mesh the whole, or its share of the rows."""
+    return tree if mesh is None else jax.device_put(tree, rows(mesh) if over_rows else replicated(mesh))
+
+
+def _log(runs: Sequence[Run], losses: list[jax.Array], step: int, tokens: int, rate: float, seconds: float) -> float:
+    """Log the mean loss of each model since the last line, and return the mean over models."""
+    means = np.atleast_1d(np.asarray(jnp.mean(jnp.stack(losses), axis=0)))
+    per_second = round(len(losses) * tokens / seconds)
+    for run, loss in zip(runs, means.tolist(), strict=True):
+        run.log(step=step, tokens=step * tokens, loss=loss, learning_rate=rate, tokens_per_second=per_second)
+    return float(means.mean())
+
+
+def _save(states: list[TrainState], folders: list[ocp.CheckpointManager]) -> None:
+    for state, folder in zip(states, folders, strict=True):
+        folder.save(int(state.step), args=ocp.args.StandardSave(state))
+    for folder in folders:
+        folder.wait_until_finished()
+
+
+def _restored(states: list[TrainState], folders: list[ocp.CheckpointManager]) -> TrainState:
+    """Join the states of the last step that all runs have kept; the initial ones where there is none."""
+    step = max(set.intersection(*(set(folder.all_steps()) for folder in folders)), default=0)
+    for folder in folders:
+        for later in [kept for kept in folder.all_steps() if kept > step]:
+            folder.delete(later)
+    if step:
+        kept = zip(folders, states, strict=True)
+        states = [cast(TrainState, each.restore(step, args=ocp.args.StandardRestore(of))) for each, of in kept]
+    return _joined(states)
 
 
 def _checkpoints(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
+    """Open the checkpoints of one run: the last, and the one before, which the runs beside it may still be at."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
     return ocp.CheckpointManager(folder.absolute(), options=options)
-
-
-def _is_matrix(weights: nnx.State) -> nnx.State:
-    return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in jax.tree_util.keystr(path), weights)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from saejax.errors import InputError
@@ -183,8 +184,12 @@ class Transformer(nnx.Module):
         if config.head != "none" and not config.tie_embeddings:
             self.unembed = table(config.embed_width, config.vocab_size)
 
-    def logits(self, x: Hidden) -> Float[Array, "batch position vocab"]:
+    def logits(self, x: Hidden, dtype: DTypeLike | None = None) -> Float[Array, "batch position vocab"]:
         """Return the scores of the vocabulary, from where `hidden` ends.
+
+        Args:
+            x: the residual stream.
+            dtype: type that scores are summed in; that of `x` when None.
 
         Raises:
             InputError: the model has no head.
@@ -195,7 +200,8 @@ class Transformer(nnx.Module):
             x = self.masked_head(x)
         if self.config.embed_width != self.config.d_model:
             x = self.project_out(x)
-        scores = x @ (self.embed[...].T if self.config.tie_embeddings else self.unembed[...])
+        table = self.embed[...].T if self.config.tie_embeddings else self.unembed[...]
+        scores = jnp.matmul(x, table, preferred_element_type=dtype)
         if self.config.head == "masked":
             scores = scores + self.masked_head.bias[...]
         cap = self.config.logit_softcap

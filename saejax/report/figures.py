@@ -1,11 +1,14 @@
 """Figures of a report, as Plotly figure specifications; plain dictionaries, drawn by the page's own script."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 COLOURS = {"sae": "#2456b8", "raw": "#c2570c"}
 SIDE_COLOURS = ("#2456b8", "#0f8a6d")
+SEED_COLOURS = (*SIDE_COLOURS, "#c2570c", "#8b3fb0", "#b3261e", "#5b6472")
+BIGRAM_COLOUR = "#667080"
 NULL_COLOUR = "#b8bec9"
 NAMES = {"sae": "SAE features", "raw": "raw neurons"}
 BINS = 60
@@ -96,6 +99,43 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
         for (name, lines), colour in zip(curves.items(), SIDE_COLOURS, strict=True)
     ]  # fmt: skip
     return {"data": data, "layout": {**_layout(title, "step", unit), "showlegend": True}}
+
+
+def losses(
+    curves: dict[str, list[dict[str, Any]]], key: str, title: str, bigram: float, *, kept: bool = False
+) -> Figure:
+    """Draw a loss of each language model against the tokens that it has read.
+
+    Args:
+        curves: points with `tokens` and the loss, by the model's name.
+        key: name of the loss in them, in nats per token.
+        title: what it is.
+        bigram: loss of a bigram model on held-out text, a dashed line.
+        kept: whether each point is a model that was kept: then points are marked, and tokens spaced by their logarithm.
+
+    Returns:
+        The figure.
+    """
+    data = [
+        {
+            "type": "scatter", "mode": "lines+markers" if kept else "lines", "name": name,
+            "x": [point["tokens"] for point in points], "y": [point[key] for point in points],
+            "line": {"color": colour, "width": 2},
+        }
+        for (name, points), colour in zip(curves.items(), itertools.cycle(SEED_COLOURS), strict=False)
+    ]  # fmt: skip
+    line = {
+        "type": "line", "xref": "paper", "yref": "y", "x0": 0, "x1": 1, "y0": bigram, "y1": bigram,
+        "line": {"color": BIGRAM_COLOUR, "width": 1.5, "dash": "dash"},
+    }  # fmt: skip
+    label = {
+        "xref": "paper", "yref": "y", "x": 1, "y": bigram, "showarrow": False, "xanchor": "right", "yanchor": "bottom",
+        "text": f"bigram {bigram:.3f}", "font": {"color": BIGRAM_COLOUR},
+    }  # fmt: skip
+    layout = _layout(title, "tokens", "nats per token")
+    layout["yaxis"]["rangemode"] = "normal"
+    layout["xaxis"]["type"] = "log" if kept else "linear"
+    return {"data": data, "layout": {**layout, "shapes": [line], "annotations": [label], "showlegend": True}}
 
 
 def _layout(title: str, x: str, y: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ It reads what runs have written and computes no score.
 """
 
 import dataclasses
-import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from saejax.errors import InputError
 from saejax.features.sources import FeatureCodes
 from saejax.report import figures
 from saejax.report.examples import snippets, texts_of, windows_around
+from saejax.report.render import write_page
 from saejax.text.corpus import CorpusConfig
 
 MEASURE_NOTES = {
@@ -85,7 +85,9 @@ def report(config: ReportConfig) -> Path:
         draws = dict(file)
     full = [row for row in rows if row["pairs"] == "all"]
     curves = {side.name: artifacts.read_metrics(side.sae) for side in sides}
-    page = _render(
+    return write_page(
+        config.out,
+        "comparison.jinja",
         title="Do two language models share a feature space?",
         names=[side.name for side in sides],
         rows_read=int(sides[0].store.kept.sum()),
@@ -104,9 +106,6 @@ def report(config: ReportConfig) -> Path:
         pairs=best_pairs(config, sides),
         facts=provenance(manifest, sides),
     )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    artifacts.write_bytes(config.out, page.encode())
-    return config.out
 
 
 def best_pairs(config: ReportConfig, sides: tuple[Side, ...]) -> list[dict[str, Any]]:
@@ -168,18 +167,6 @@ def provenance(manifest: dict[str, Any], sides: tuple[Side, ...]) -> list[tuple[
             (f"{side.name}: SAE", ", ".join(f"{key} {value}" for key, value in sae["config"].items())),
         ]
     return facts
-
-
-def _render(**values: Any) -> str:
-    import jinja2
-    import markupsafe
-    import plotly.offline
-
-    files = importlib.resources.files("saejax.report")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string((files / "page.jinja").read_text())
-    safe = {"style": (files / "page.css").read_text(), "plotly": plotly.offline.get_plotlyjs()}
-    return template.render(**values, **{name: markupsafe.Markup(text) for name, text in safe.items()})
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """A corpus: which documents are read, in which order, and what a manifest keeps about them.
 
 Every source (the embedded corpus, files, a Hugging Face data set) gives the same thing, an ordered stream of
-documents, and is split into a training and a held-out part by the same rule.
+documents, and is split into training and held-out documents by the same rule.
 """
 
 import itertools
@@ -28,9 +28,13 @@ class CorpusConfig:
     """Where documents come from: "embedded" (what ships with saejax), "hf:NAME" or "hf:NAME:CONFIG"
     (a Hugging Face data set), or a file, folder or glob (.txt, .jsonl, .jsonl.gz, .parquet)."""
     split: Split = "all"
-    """Part of the documents: "train" (95 %) or "heldout" (5 %), told apart by their ids, or "all"."""
+    """Which of the documents: "train" (95 %) or "heldout" (5 %), told apart by their ids, or "all"."""
+    parts: int = 1
+    """Disjoint parts into which the documents of the split fall by a hash of their text: no text is in two of them."""
+    part: int = 1
+    """Which of these parts to read, from 1."""
     documents: int | None = None
-    """Number of documents of that part to read at most; all when not given."""
+    """Number of these documents to read at most; all when not given."""
     text_field: str = "text"
     """Field of .jsonl lines, column of .parquet files or data sets that holds the text."""
 
@@ -40,6 +44,8 @@ class CorpusConfig:
             raise InputError(f"corpus source {self.source!r} is empty; name files, hf:NAME or embedded")
         if self.split not in get_args(Split):
             raise InputError(f"corpus split {self.split!r} is none of {', '.join(get_args(Split))}")
+        if not 1 <= self.part <= self.parts:
+            raise InputError(f"corpus part {self.part} of {self.parts} parts does not exist; count from 1")
         if self.documents is not None and self.documents < 1:
             raise InputError(f"corpus documents {self.documents} is below 1; leave it out to read all")
         if not self.text_field:
@@ -104,13 +110,15 @@ def _files(source: str) -> tuple[Path, list[Path]]:
 
 
 def _chosen(config: CorpusConfig, found: Iterator[files.Placed]) -> Iterator[Document]:
-    chosen = (d for d in _full(found) if config.split in ("all", d.split))
+    of_split = (d for d in _full(found) if config.split in ("all", d.split))
+    chosen = (d for d in of_split if d.part_of(config.parts) == config.part)
     count = 0
     for document in itertools.islice(chosen, config.documents):
         yield document
         count += 1
     if count == 0:
-        raise InputError(f"corpus {config.source}, split {config.split}, holds no document; ask for another")
+        part = f", part {config.part} of {config.parts}" if config.parts > 1 else ""
+        raise InputError(f"corpus {config.source}, split {config.split}{part}, holds no document; ask for another")
 
 
 def _full(found: Iterator[files.Placed]) -> Iterator[Document]:

@@ -31,3 +31,10 @@ class Document:
         order.
         """
         return "heldout" if zlib.crc32(self.id.encode()) < HELDOUT_SHARE * 2**32 else "train"
+
+    def part_of(self, parts: int) -> int:
+        """Return which of so many parts the document is in, from 1: the CRC-32 of its text modulo their number.
+
+        A function of the text alone, so that a text that a corpus holds twice is in one part.
+        """
+        return zlib.crc32(self.text.encode()) % parts + 1

@@ -82,6 +82,17 @@ def test_the_split_is_a_function_of_the_id_alone(tmp_path):
     assert ids(CorpusConfig(source=str(backward), split="heldout")) == expected[::-1]
 
 
+def test_parts_are_disjoint_in_their_text_and_make_up_the_split(tmp_path):
+    path = str(lines(tmp_path / "corpus.jsonl", [f"text {i % 300}" for i in range(400)]))
+    for parts in (1, 2, 3):
+        read = [list(read_documents(CorpusConfig(path, "train", parts, part))) for part in range(1, parts + 1)]
+        texts = [{document.text for document in part} for part in read]
+        assert sum(map(len, texts)) == len(set.union(*texts)), "a text that occurs twice is in one part"
+        assert sorted(d.id for part in read for d in part) == sorted(ids(CorpusConfig(path, "train")))
+        assert min(map(len, read)) > 0.7 * 380 / parts
+    assert ids(CorpusConfig(path, "train", 1, 1)) == ids(CorpusConfig(path, "train"))
+
+
 def test_a_number_of_documents_gives_a_prefix_of_the_split(embedded):
     expected = [document.id for document in embedded if document.split == "heldout"]
     assert ids(CorpusConfig(split="heldout", documents=7)) == expected[:7]
@@ -130,6 +141,8 @@ def test_a_source_that_gives_no_document_is_refused(tmp_path):
     [
         ({"source": ""}, "corpus source '' is empty"),
         ({"source": "hf:"}, "corpus source 'hf:' is empty"),
+        ({"part": 0}, "corpus part 0 of 1 parts does not exist; count from 1"),
+        ({"part": 3, "parts": 2}, "corpus part 3 of 2 parts does not exist"),
         ({"documents": 0}, "corpus documents 0 is below 1"),
         ({"text_field": ""}, "corpus text_field is empty"),
     ],
