@@ -1,9 +1,9 @@
 """Train the models that ship beside `seed0` and `seed1`, and put them into `checkpoints/`.
 
 From the root of the repository; killed, it goes on where it was. One model takes three quarters of an hour on two CPU
-cores, that of two layers twice as long; the re-initialised one takes a minute. `other_data` reads
-the GNU Collaborative International Dictionary of English, of which nothing is in the embedded corpus: put it at
-`runs/gcide.jsonl.gz`, a line `{"text": ...}` for each entry.
+cores, that of two layers twice as long; the re-initialised one takes a minute. `other_data` reads the GNU Collaborative
+International Dictionary of English, of which nothing is in the embedded corpus: put it at `runs/gcide.jsonl.gz`, a line
+`{"text": ...}` for each entry.
 
     python scripts/train_checkpoints.py --only reinitialised
 """
