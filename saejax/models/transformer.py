@@ -133,7 +133,9 @@ class Block(nnx.Module):
         mask, rotary = around.of_block(windowed)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
-        heads = attend(query, key, value, mask, scale=config.attn_scale, softcap=config.attn_softcap)
+        heads = attend(
+            query, key, value, mask, causal=config.causal, scale=config.attn_scale, softcap=config.attn_softcap
+        )
         return heads.reshape(*x.shape[:2], -1)
 
     def _mlp_hidden(self, x: Hidden) -> Float[Array, "batch position d_mlp"]:
