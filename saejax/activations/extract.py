@@ -131,7 +131,11 @@ class Extractor:
         """
         model = load_hooked(config.model, config.runtime, allow_pickle=config.allow_pickle)
         tokenizer = Tokenizer.load(config.model)
-        faults = list(_mismatches(config, model, tokenizer))
+        faults = mismatches(config.model, model, tokenizer, config.context)
+        try:
+            model.require_hooks(config.hooks)
+        except InputError as error:
+            faults.insert(0, str(error))
         if faults:
             raise InputError("; ".join(faults))
         return cls(config, model, tokenizer, corpus_record(config.corpus))
@@ -253,19 +257,27 @@ def plan(config: ExtractConfig) -> dict[str, str]:
     }
 
 
-def _mismatches(config: ExtractConfig, model: HookedModel, tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield, in words, all in which a config, a model and a tokenizer do not go together."""
-    try:
-        model.require_hooks(config.hooks)
-    except InputError as error:
-        yield str(error)
-    if model.max_positions is not None and config.context > model.max_positions:
-        yield f"context {config.context} is above the model's {model.max_positions} positions; lower it"
+def mismatches(folder: Path, model: HookedModel, tokenizer: Tokenizer, context: int) -> list[str]:
+    """Say all that keeps a model from reading rows of text.
+
+    Args:
+        folder: the model's.
+        model: the model.
+        tokenizer: makes the tokens.
+        context: length of a row, in tokens.
+
+    Returns:
+        A line for each fault; none where they fit.
+    """
+    found = []
+    if model.max_positions is not None and context > model.max_positions:
+        found.append(f"context {context} is above the model's {model.max_positions} positions; lower it")
     if tokenizer.vocab_size > model.vocab_size:
-        yield (
-            f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {model.vocab_size}; "
+        found.append(
+            f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens and a model of {model.vocab_size}; "
             "put the model's own tokenizer.json there"
         )
+    return found
 
 
 def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tuple[TokenRows, Mapping[str, AnyArray]]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from saejax import artifacts
+from saejax.activations import extract
 from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
 from saejax.interventions.splicing import mismatches, splice, table_rows
@@ -91,15 +92,7 @@ class Evaluation:
                 f"SAE {config.sae} reads model {facts['model']} ({facts['model_fingerprint'][:12]}), but "
                 f"{config.model} holds {model.name} ({model.fingerprint[:12]}); name the SAE's model"
             )
-        if config.context > model.config.max_positions:
-            problems.append(
-                f"context {config.context} is above the model's {model.config.max_positions} positions; lower it"
-            )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            problems.append(
-                f"{config.model} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
-                f"{model.config.vocab_size}; put the model's own tokenizer.json there"
-            )
+        problems += extract.mismatches(config.model, model, tokenizer, config.context)
         if problems:
             raise InputError("; ".join(problems))
         return cls(config, sae, hook, model, tokenizer)

@@ -246,16 +246,25 @@ def _watched(points: Mapping[str, Point], see: Callable[[str, Any], None]) -> It
     """Show what goes in and out of modules while they run."""
     handles = []
     for name, (module, side, _) in points.items():
+        show = functools.partial(see, name)
         if side == "input":
-            show = lambda _, args, options, name=name: see(name, [*args, *options.values()])  # noqa: E731
-            handles.append(module.register_forward_pre_hook(show, with_kwargs=True))
+            handle = module.register_forward_pre_hook(functools.partial(_show_input, show), with_kwargs=True)
         else:
-            handles.append(module.register_forward_hook(lambda _, args, output, name=name: see(name, output)))
+            handle = module.register_forward_hook(functools.partial(_show_output, show))
+        handles.append(handle)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _show_input(show: Callable[[Any], None], _: "torch.nn.Module", given: Any, named: Mapping[str, Any]) -> None:
+    show([*given, *named.values()])
+
+
+def _show_output(show: Callable[[Any], None], _: "torch.nn.Module", given: Any, output: Any) -> None:
+    show(output)
 
 
 def _activation(value: Any, shape: tuple[int, ...]) -> "torch.Tensor | None":

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import torch
+from made_models import edited_by_torch
 
 from saejax.models import LanguageModel
 from saejax.sae import SAE, SAEConfig
@@ -82,8 +83,7 @@ class Reference(NamedTuple):
 
 def reference(theirs: Any, ours: LanguageModel, hook: str, sae: SAE, texts: list[list[int]]) -> Reference:
     """Evaluate document by document with hooks of torch: no rows, no batches, no masks."""
-    path, _, side = ours.module_path(hook).partition(":")
-    module, seen = theirs.get_submodule(path), []
+    place, seen = ours.module_path(hook), []
 
     def log_probabilities(document: list[int], change: Change) -> np.ndarray:
         plain = ~np.isin(document, SPECIAL)
@@ -93,20 +93,8 @@ def reference(theirs: Any, ours: LanguageModel, hook: str, sae: SAE, texts: list
             values[0, plain] = change(values[0, plain])
             return torch.tensor(values)
 
-        def before(module: Any, given: Any, named: Any) -> Any:
-            return (edited(given[0]), *given[1:]), named
-
-        def behind(module: Any, given: Any, output: Any) -> Any:
-            return (edited(output[0]), *output[1:]) if isinstance(output, tuple) else edited(output)
-
-        handle = (
-            module.register_forward_pre_hook(before, with_kwargs=True)
-            if side == "input"
-            else module.register_forward_hook(behind)
-        )
-        with torch.no_grad():
+        with edited_by_torch(theirs, place, edited), torch.no_grad():
             logits = theirs(input_ids=torch.tensor([document]), use_cache=False).logits[0]
-        handle.remove()
         return torch.log_softmax(logits, dim=-1).numpy()
 
     def keep(x: np.ndarray) -> np.ndarray:

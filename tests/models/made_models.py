@@ -1,6 +1,6 @@
 """Small random models of every family, made and saved by transformers, and what torch sees at their hook points."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +158,28 @@ def watched(model: torch.nn.Module, ours: LanguageModel) -> Iterator[dict[str, n
             handles.append(module.register_forward_hook(on_output(hook)))
     yield seen
     for handle in handles:
+        handle.remove()
+
+
+@contextmanager
+def edited_by_torch(theirs: Any, module_path: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Change what goes in or out of a module, named as `LanguageModel.module_path` does, while the model runs."""
+    path, _, side = module_path.partition(":")
+    module = theirs.get_submodule(path)
+
+    def before(module: Any, given: Any, named: Any) -> Any:
+        return (change(given[0]), *given[1:]), named
+
+    def behind(module: Any, given: Any, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    if side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(behind)
+    try:
+        yield
+    finally:
         handle.remove()
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from made_models import VOCAB, Pair, error, saved_model, torch_forward
+from made_models import VOCAB, Pair, edited_by_torch, error, saved_model, torch_forward
 
 import saejax.models
 from saejax.errors import InputError
@@ -31,24 +31,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def logits_of_torch(pair: Pair, hook: str, change: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
     """Edit the same place by a hook of torch."""
-    path, _, side = pair.ours.module_path(hook).partition(":")
-    module = pair.theirs.get_submodule(path)
-
-    def before(module: Any, given: Any, named: Any) -> Any:
-        return (change(given[0]), *given[1:]), named
-
-    def behind(module: Any, given: Any, output: Any) -> Any:
-        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
-
-    handle = (
-        module.register_forward_pre_hook(before, with_kwargs=True)
-        if side == "input"
-        else module.register_forward_hook(behind)
-    )
-    try:
+    with edited_by_torch(pair.theirs, pair.ours.module_path(hook), change):
         return torch_forward(pair.theirs, IDS).logits.numpy()
-    finally:
-        handle.remove()
 
 
 @pytest.mark.parametrize("hook", ["attn_z.1", "attn_out.0", "mlp_hidden.2", "mlp_out.3", "resid_post.1"])

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from saejax.errors import InputError
-from saejax.models.schedule import Schedule
+from saejax.models.schedule import Decay, Schedule
 
 
 @pytest.mark.parametrize("decay", ["cosine", "wsd"])
-def test_the_rate_is_that_of_the_formula(decay: str) -> None:
+def test_the_rate_is_that_of_the_formula(decay: Decay) -> None:
     """W = 10 of S = 100 steps of warm-up; wsd stays at the peak until T = 70."""
     steps, peak = np.arange(101.0), 0.01
     if decay == "cosine":
@@ -14,7 +14,7 @@ def test_the_rate_is_that_of_the_formula(decay: str) -> None:
     else:
         fall = peak * 10 ** -(np.maximum(steps - 70, 0) / 30)
     expected = np.where(steps < 10, peak * steps / 10, fall)
-    rate = Schedule(100, 10, peak, 0.0, decay=decay, decay_share=0.3).rate()  # type: ignore[arg-type]
+    rate = Schedule(100, 10, peak, 0.0, decay=decay, decay_share=0.3).rate()
     np.testing.assert_allclose([float(np.asarray(rate(step))) for step in range(101)], expected, rtol=1e-5, atol=1e-9)
 
 

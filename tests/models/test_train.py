@@ -60,6 +60,12 @@ def leaves(of: Transformer) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(of))]
 
 
+def assert_equal(some: list[Transformer], others: list[Transformer]) -> None:
+    for one, other in zip(some, others, strict=True):
+        for leaf, its in zip(leaves(one), leaves(other), strict=True):
+            np.testing.assert_array_equal(leaf, its)
+
+
 def killed_at(last: int) -> Callable[[int], TokenBatch]:
     def batch_at(step: int) -> TokenBatch:
         if step == last:
@@ -107,9 +113,7 @@ def test_a_killed_run_ends_with_the_same_weights(seeds: tuple[int, ...], tmp_pat
         with pytest.raises(KeyboardInterrupt):
             trained(seeds, tmp_path / "b", schedule, batch_at=killed_at(last))
     resumed = trained(seeds, tmp_path / "b", schedule)
-    for ours, theirs in zip(resumed, whole, strict=True):
-        for one, other in zip(leaves(ours), leaves(theirs), strict=True):
-            np.testing.assert_array_equal(one, other)
+    assert_equal(resumed, whole)
 
 
 def test_a_run_killed_between_the_checkpoints_of_its_models_goes_back_to_the_last_of_all(tmp_path: Path) -> None:
@@ -126,9 +130,7 @@ def test_a_run_killed_between_the_checkpoints_of_its_models_goes_back_to_the_las
 
     resumed = trained((0, 1), tmp_path / "b", schedule, batch_at=noted)
     assert begun[0] == 5
-    for ours, theirs in zip(resumed, whole, strict=True):
-        for one, other in zip(leaves(ours), leaves(theirs), strict=True):
-            np.testing.assert_array_equal(one, other)
+    assert_equal(resumed, whole)
 
 
 def test_a_model_learns_the_same_beside_others_as_alone(tmp_path: Path) -> None:
