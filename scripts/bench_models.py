@@ -2,9 +2,10 @@
 
 Regime: float32, rows of tokens without padding; transformers keeps all hidden states, as users of activations make
 it do, and its head is not run; here, all blocks with `resid_post` of each, and the way to the middle block alone,
-which is what extraction runs. Every peer is a process of its own, so that peaks of resident memory are its own; they
-take turns, and the best of all turns counts. Speeds drift with the machine; the ratios are what to keep. The last line
-is JSON.
+which is what extraction runs. Every peer is a process of its own, so that peaks of resident memory, over loading and
+all blocks, are its own; ours is one without torch, which saejax does not need and transformers' configs would import
+where it is installed. The peers take turns, and the best of all turns counts. Speeds drift with the machine; the ratios
+are what to keep. The last line is JSON.
 
     saejax fetch smollm2-135m --out models/smollm2
     python scripts/bench_models.py --model models/smollm2
@@ -82,6 +83,8 @@ def torch_turn(config: BenchConfig) -> dict[str, float]:
 
 def saejax_turn(config: BenchConfig) -> dict[str, float]:
     """Time all blocks, and those up to the middle one."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it fails
+
     import jax
 
     import saejax.models
@@ -94,9 +97,10 @@ def saejax_turn(config: BenchConfig) -> dict[str, float]:
     def run(*hooks: str) -> None:
         jax.block_until_ready(model.activations(ids, segment, position, hooks))
 
-    middle = best(config.passes, lambda: run(f"resid_post.{layers // 2 - 1}"))
     every = best(config.passes, lambda: run(*(f"resid_post.{layer}" for layer in range(layers))))
-    return {"all": every, "middle": middle, "peak": peak_bytes()}
+    peak = peak_bytes()
+    middle = best(config.passes, lambda: run(f"resid_post.{layers // 2 - 1}"))
+    return {"all": every, "middle": middle, "peak": peak}
 
 
 def turn(config: BenchConfig, peer: Peer) -> dict[str, float]:

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 from saejax.errors import InputError
 from saejax.models import LanguageModel
 from saejax.models.edits import Activation, Positions, Replace
-from saejax.models.transformer import Edit
+from saejax.models.forward import Edit
 from saejax.progress import progress
 from saejax.sae.metrics import Measured, measure
 from saejax.sae.params import SAE

@@ -2,7 +2,7 @@
 
 Three ways in. `run` takes padded rows, as tokenizers make them, and gives logits; `run_packed` does so of packed rows,
 where documents share a row. `activations` takes packed rows too, stops after the last block needed and never computes
-logits. All are compiled once per shape and set of hooks.
+logits. Programs are compiled once per shape, and shared by passes whose layers do the same.
 """
 
 import dataclasses
@@ -15,16 +15,17 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from saejax.errors import InputError
+from saejax.models import forward
 from saejax.models.config import TransformerConfig
 from saejax.models.families import Family
+from saejax.models.forward import Edit
 from saejax.models.gguf import load_gguf
 from saejax.models.origin import Origin, origin
 from saejax.models.sharding import rows
-from saejax.models.transformer import Edit
+from saejax.models.transformer import Hidden
 from saejax.models.weights import Dtype, LoadedModel, files_fingerprint, load_folder
 from saejax.types import AnyArray
 
@@ -82,7 +83,7 @@ class LanguageModel:
         self.name, self.revision = source
         self.family: Family = loaded.family
         self._files, self._rows = loaded.files, rows(mesh)
-        self._graph, self._weights = nnx.split(loaded.model)
+        self._model = loaded.model
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -142,7 +143,7 @@ class LanguageModel:
         name, _, layer = hook.partition(".")
         if name != "mlp_hidden":
             raise InputError(f"hook {hook} has no output matrix of its own; name mlp_hidden.0 or another block's")
-        return nnx.merge(self._graph, self._weights).blocks.w_down.kernel[...][int(layer)]
+        return self._model.blocks.w_down.kernel[...][int(layer)]
 
     def run(
         self,
@@ -235,8 +236,9 @@ class LanguageModel:
             raise InputError("hooks () names no hook point; name at least one, for example resid_post.0")
         ids = checked_ids(input_ids, self.vocab_size)
         check_positions(np.asarray(position), self.max_positions)
-        placed = (self._placed(np.asarray(each)) for each in (ids, segment, position))
-        found = _activations(self._graph, self._weights, *placed, ordered)
+        ids, segment, position = (self._placed(np.asarray(each)) for each in (ids, segment, position))
+        with jax.default_matmul_precision(PRECISION):
+            found = forward.activations(self._model, ids, segment, position, ordered)
         return {hook: found[hook] for hook in ordered}
 
     def _whole(
@@ -244,11 +246,13 @@ class LanguageModel:
         edits: Mapping[str, Edit] | None,
     ) -> RunOutput:  # fmt: skip
         check_positions(position, self.max_positions)
-        own = {hook: edit if _is_pytree(edit) else Partial(edit) for hook, edit in (edits or {}).items()}
-        self.config.require_hooks(tuple(own))
-        placed = (self._placed(each) for each in (ids, segment, position, edited))
+        self.config.require_hooks(tuple(edits or {}))
+        tokens = {"input_ids": ids, "segment": segment, "position": position, "edited": edited}
+        placed = {name: self._placed(each) for name, each in tokens.items()}
         ordered = self._ordered(hooks)
-        found, logits = _run(self._graph, self._weights, *placed, own, ordered)
+        with jax.default_matmul_precision(PRECISION):
+            last, found = forward.forward(self._model, **placed, hooks=ordered, edits=edits)
+            logits = None if self.config.head == "none" else _logits(*nnx.split(self._model), last)
         return RunOutput({hook: found[hook] for hook in ordered}, logits)
 
     def _ordered(self, hooks: Sequence[str]) -> tuple[str, ...]:
@@ -323,10 +327,6 @@ def check_positions(position: np.ndarray, max_positions: int | None) -> None:
         )
 
 
-def _is_pytree(edit: Edit) -> bool:
-    return not jax.tree_util.all_leaves([edit])
-
-
 def _checked_mask(name: str, given: AnyArray | None, default: np.ndarray) -> np.ndarray:
     mask = default if given is None else np.asarray(given, np.int32)
     if mask.shape != default.shape:
@@ -336,20 +336,6 @@ def _checked_mask(name: str, given: AnyArray | None, default: np.ndarray) -> np.
     return mask
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "hooks"))
-def _run(
-    graph: Any, weights: nnx.State, ids: jax.Array, segment: jax.Array, position: jax.Array, edited: jax.Array,
-    edits: dict[str, Any], hooks: tuple[str, ...],
-) -> tuple[dict[str, jax.Array], jax.Array | None]:  # fmt: skip
-    with jax.default_matmul_precision(PRECISION):
-        model = nnx.merge(graph, weights)
-        last, found = model.hidden(ids, segment, position, hooks, edits=edits, edited=edited)
-        return found, None if model.config.head == "none" else model.logits(last)
-
-
-@functools.partial(jax.jit, static_argnames=("graph", "hooks"))
-def _activations(
-    graph: Any, weights: nnx.State, ids: jax.Array, segment: jax.Array, position: jax.Array, hooks: tuple[str, ...]
-) -> dict[str, jax.Array]:
-    with jax.default_matmul_precision(PRECISION):
-        return nnx.merge(graph, weights).hidden(ids, segment, position, hooks, stop=hooks[-1])[1]
+@functools.partial(jax.jit, static_argnames="graph")
+def _logits(graph: Any, weights: nnx.State, x: Hidden) -> Float[Array, "batch position vocab"]:
+    return nnx.merge(graph, weights).logits(x)

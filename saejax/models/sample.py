@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from saejax.errors import InputError
+from saejax.models.forward import forward
 from saejax.models.transformer import Transformer
 from saejax.types import AnyArray
 
@@ -53,7 +54,7 @@ def _continued(
 
     def add(ids: jax.Array, at: jax.Array) -> tuple[jax.Array, None]:
         # What stands after the last token is not seen: the model is causal.
-        x, _ = model.hidden(ids, segment, position)
+        x, _ = forward(model, ids, segment, position)
         logits = model.logits(jax.lax.dynamic_slice_in_dim(x, at - 1, 1, axis=1))[:, 0]
         token = jax.random.categorical(jax.random.fold_in(key, at), logits / temperature)
         return jax.lax.dynamic_update_index_in_dim(ids, token.astype(ids.dtype), at, axis=1), None

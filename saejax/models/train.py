@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from saejax.artifacts import Run
 from saejax.mesh import replicated
 from saejax.models.config import TransformerConfig
+from saejax.models.forward import forward
 from saejax.models.schedule import Schedule, is_matrix
 from saejax.models.sharding import rows
 from saejax.models.transformer import Transformer
@@ -90,7 +91,7 @@ def cross_entropy(model: Transformer, batch: TokenBatch) -> tuple[Float[Array, "
         The sum over predicted tokens and their number.
     """
     input_ids, segment, position = (jnp.asarray(column) for column in batch)
-    x, _ = model.hidden(input_ids, segment, position)
+    x, _ = forward(model, input_ids, segment, position)
     logits = model.logits(x[:, :-1], jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, input_ids[:, 1:])
     counted = predicted(segment)

@@ -1,11 +1,9 @@
 """One transformer for every family: a config of it is a family's model, and hook points read and edit its inside.
 
-Parameters are stacked by layer. Neighbouring layers that show the same hook points run under one `scan`, so compile
-time does not grow with depth; a forward pass stops after the last hook asked for. A token sees the tokens of its own
-segment (document) only, so packed rows need no padding.
+Parameters are stacked by layer. A token sees the tokens of its own segment (document) only, so packed rows need no
+padding.
 """
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
@@ -17,10 +15,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from saejax.errors import InputError
 from saejax.models.attention import Surroundings, attend, rotate
-from saejax.models.config import MODEL_HOOKS, TransformerConfig
+from saejax.models.config import TransformerConfig
 
 Hidden: TypeAlias = Float[Array, "batch position d_model"]
-Edit: TypeAlias = Callable[[Float[Array, "batch position width"], Bool[Array, "batch position"]], jax.Array]
 Tap: TypeAlias = Callable[[str, jax.Array], jax.Array]
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -187,7 +184,7 @@ class Transformer(nnx.Module):
             self.unembed = table(config.embed_width, config.vocab_size)
 
     def logits(self, x: Hidden, dtype: DTypeLike | None = None) -> Float[Array, "batch position vocab"]:
-        """Return the scores of the vocabulary, from where `hidden` ends.
+        """Return the scores of the vocabulary, from where a forward pass ends.
 
         Args:
             x: the residual stream.
@@ -209,63 +206,7 @@ class Transformer(nnx.Module):
         cap = self.config.logit_softcap
         return scores if cap is None else cap * jnp.tanh(scores / cap)
 
-    def hidden(
-        self,
-        input_ids: Int[Array, "batch position"],
-        segment: Int[Array, "batch position"],
-        position: Int[Array, "batch position"],
-        hooks: tuple[str, ...] = (),
-        edits: Mapping[str, Edit] | None = None,
-        edited: Bool[Array, "batch position"] | None = None,
-        stop: str = "final_norm",
-    ) -> tuple[Hidden, dict[str, jax.Array]]:
-        """Run the model up to one hook point, show others on the way and change what edits are of.
-
-        Args:
-            input_ids: token ids.
-            segment: document number within the row, 0 for padding; a token attends within its segment only.
-            position: position of each token.
-            hooks: hook points to show, as they are after their edit.
-            edits: by hook point, what takes its activation and the edited positions, and gives another activation.
-            edited: those positions; all tokens when None.
-            stop: the last hook point that is needed; blocks after its block do not run. `final_norm` is
-                the whole model, of families without one too.
-
-        Returns:
-            The residual stream where the pass stopped (normalised if that is after a final norm), and the
-            activations by hook.
-        """
-        edits, found, edited = edits or {}, dict[str, jax.Array](), segment > 0 if edited is None else edited
-
-        def tap(hook: str, value: jax.Array) -> jax.Array:
-            if hook in edits:
-                value = edits[hook](value, edited).astype(value.dtype)
-            if hook in hooks:
-                found[hook] = value
-            return value
-
-        x = tap("embed", self._embedded(input_ids, position))
-        around = Surroundings.of(segment, position, self.config)
-        graph, weights = nnx.split(self.blocks)
-        windowed = jnp.array(self.config.has_window)
-        last = {"embed": 0, "final_norm": self.config.n_layers}.get(stop)
-        last = int(stop.rpartition(".")[2]) + 1 if last is None else last
-
-        def block(weights: nnx.State, layer: Int[Array, ""] | int, x: Hidden, tap: Tap) -> Hidden:
-            return nnx.merge(graph, weights)(x, around, windowed[layer], tap)
-
-        for layers, shown in runs(hooks, frozenset(edits), last):
-            if len(layers) == 1:
-                at = layers[0]
-                x = block(_of_layer(weights, at), at, x, lambda name, value, at=at: tap(f"{name}.{at}", value))
-            else:
-                x, seen = _scan(block, weights, layers, shown, x)
-                found |= seen
-        if self.config.final_norm and stop == "final_norm":
-            x = tap("final_norm", self.final_norm(x))
-        return x, found
-
-    def _embedded(self, input_ids: Int[Array, "batch position"], position: Int[Array, "batch position"]) -> Hidden:
+    def embedded(self, input_ids: Int[Array, "batch position"], position: Int[Array, "batch position"]) -> Hidden:
         """Return what enters the first block."""
         config, x = self.config, self.embed[...][input_ids]
         x = x * jnp.asarray(config.embed_scale, x.dtype)
@@ -276,56 +217,3 @@ class Transformer(nnx.Module):
         if config.positions == "learned":
             x = x + self.positions[...][position + config.position_offset]
         return self.embed_norm(x) if config.embed_norm else x
-
-
-def _of_layer(weights: nnx.State, layer: Int[Array, ""] | int) -> nnx.State:
-    return jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False), weights)
-
-
-def _scan(
-    block: Callable[[nnx.State, Int[Array, ""], Hidden, Tap], Hidden], weights: nnx.State, layers: list[int],
-    shown: frozenset[str], x: Hidden,
-) -> tuple[Hidden, dict[str, jax.Array]]:  # fmt: skip
-    """Run neighbouring layers under one loop, and return what they show by hook point."""
-    # A slice of the stack would be copied. All of it is not, and then its gradient is not summed over the layers.
-    every = len(layers) == len(jax.tree.leaves(weights)[0])
-
-    def step(x: Hidden, given: tuple[Int[Array, ""], nnx.State | None]) -> tuple[Hidden, dict[str, jax.Array]]:
-        layer, own = given
-        seen: dict[str, jax.Array] = {}
-
-        def tap(name: str, value: jax.Array) -> jax.Array:
-            if name in shown:
-                seen[name] = value
-            return value
-
-        return block(_of_layer(weights, layer) if own is None else own, layer, x, tap), seen
-
-    x, stacked = jax.lax.scan(step, x, (jnp.array(layers), weights if every else None))
-    places = list(enumerate(layers))
-    return x, {f"{name}.{layer}": stack[at] for name, stack in stacked.items() for at, layer in places}
-
-
-def runs(hooks: tuple[str, ...], edited: frozenset[str], last: int) -> list[tuple[list[int], frozenset[str]]]:
-    """Return the first `last` layers in runs of neighbours that show the same hook points and have no edit.
-
-    A layer with an edit is a run of its own, and so is the last, of which only what is needed is computed.
-
-    Args:
-        hooks: hook points that are shown.
-        edited: hook points that are edited.
-        last: number of layers.
-
-    Returns:
-        The layers of each run, and the bare names of the hook points that all of them show.
-    """
-    bare: dict[int, set[str]] = {layer: set() for layer in range(last)}
-    for hook in hooks:
-        name, _, layer = hook.partition(".")
-        if name not in MODEL_HOOKS:
-            bare[int(layer)].add(name)
-    alone = {int(hook.partition(".")[2]) for hook in edited if hook not in MODEL_HOOKS}
-    keys = [(layer if layer in alone or (layer == last - 1 and bare[layer]) else -1, frozenset(bare[layer]))
-            for layer in range(last)]  # fmt: skip
-    grouped = itertools.groupby(range(last), key=keys.__getitem__)
-    return [(list(layers), shown) for (_, shown), layers in grouped]

@@ -1,11 +1,12 @@
 """Model folders in Hugging Face layout: `config.json` and safetensors, read and written.
 
-Files are memory-mapped and each stacked parameter is filled layer by layer where it will stay, so that loading holds
-the parameters and one layer's tensor, never the model twice.
+Files are memory-mapped, and each parameter is filled layer by layer, its shares for the devices apart, so that loading
+holds the parameters and one of them on its way, never the model twice.
 """
 
 import dataclasses
-import functools
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -15,8 +16,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Shaped
+from jax.sharding import Mesh, NamedSharding
 
 from saejax.artifacts import file_sha256, fingerprint, read_json, write_bytes, write_json
 from saejax.errors import InputError
@@ -256,28 +256,30 @@ def _filled(
     weight: Weight, shape: tuple[int, ...], stored: Stored, config: TransformerConfig, dtype: np.dtype,
     place: NamedSharding | None,
 ) -> jax.Array:  # fmt: skip
-    if not weight.stacked:
-        return _placed(weight.take(stored.read(weight.theirs), config), dtype, place)
-    stack = jnp.empty(shape, dtype, device=place)
-    inner = None if place is None else NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
-    for layer in range(shape[0]):
-        part = _placed(weight.take(stored.read(weight.theirs.format(layer)), config), dtype, inner)
-        stack = _with_layer(stack, part, jnp.int32(layer))
-    return stack
+    """Read each tensor of a parameter once, into the shares of the devices, and hand these over."""
 
+    def bounds(where: tuple[slice, ...] | None) -> tuple[tuple[int, int, int], ...]:
+        cuts = where or (slice(None),) * len(shape)
+        return tuple(part.indices(size) for part, size in zip(cuts, shape, strict=True))
 
-def _placed(part: np.ndarray, dtype: np.dtype, place: NamedSharding | None) -> jax.Array:
-    """Put an array on its device, or each device's share of it there."""
+    places = {None} if place is None else place.addressable_devices_indices_map(shape).values()
+    shares = {where: _pages([len(range(*part)) for part in where], dtype) for where in set(map(bounds, places))}
+    for layer in range(shape[0] if weight.stacked else 1):
+        tensor = weight.take(stored.read(weight.theirs.format(layer)), config)
+        for where, share in shares.items():
+            cut = tuple(slice(*part) for part in where)
+            if weight.stacked:
+                share[layer] = tensor[cut[1:]]
+            else:
+                share[...] = tensor[cut]
     if place is None:
-        return jnp.asarray(np.ascontiguousarray(part, dtype))
-    return jax.make_array_from_callback(part.shape, place, lambda index: np.ascontiguousarray(part[index], dtype))
+        return jnp.asarray(shares[bounds(None)])
+    return jax.make_array_from_callback(shape, place, lambda where: shares[bounds(where)])
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _with_layer(
-    stack: Shaped[Array, "layer ..."], part: Shaped[Array, "..."], layer: Int[Array, ""]
-) -> Shaped[Array, "layer ..."]:
-    return stack.at[layer].set(part)
+def _pages(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Return an array on pages of its own, which a CPU device takes over without a copy."""
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
 def save(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from safetensors.numpy import load_file
 
 import saejax.models
 from saejax.errors import InputError
-from saejax.models import model as model_module
 from saejax.models import weights
 from saejax.models.config import TransformerConfig
 from saejax.models.families import LLAMA
+from saejax.models.forward import activations
 from saejax.models.model import LanguageModel
 from saejax.models.transformer import Transformer
 
@@ -70,11 +71,12 @@ def test_activations_are_those_of_a_run(model: LanguageModel, hook: str) -> None
 
 
 def test_activations_stop_after_the_last_block_needed_and_make_no_logits(model: LanguageModel) -> None:
+    graph, state = nnx.split(model._model)
     ids, segment, position = packed(14)
 
     def flops(hook: str) -> float:
-        lowered = model_module._activations.lower(model._graph, model._weights, ids, segment, position, (hook,))
-        analysis = lowered.compile().cost_analysis()
+        run = jax.jit(lambda *tokens: activations(nnx.merge(graph, tokens[0]), *tokens[1:], (hook,)))
+        analysis = run.lower(state, ids, segment, position).compile().cost_analysis()
         assert analysis is not None
         return analysis["flops"]
 

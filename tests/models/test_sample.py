@@ -6,6 +6,7 @@ from flax import nnx
 
 from saejax.errors import InputError
 from saejax.models.config import TransformerConfig
+from saejax.models.forward import forward
 from saejax.models.sample import sample
 from saejax.models.transformer import Transformer
 
@@ -22,7 +23,7 @@ def model() -> Transformer:
 
 def logits_after(model: Transformer, text: np.ndarray) -> np.ndarray:
     ids = jnp.asarray(text)[None]
-    x, _ = model.hidden(ids, jnp.ones_like(ids), jnp.arange(ids.shape[1])[None])
+    x, _ = forward(model, ids, jnp.ones_like(ids), jnp.arange(ids.shape[1])[None])
     return np.asarray(model.logits(x), np.float64)[0, -1]
 
 

@@ -36,8 +36,8 @@ worst = difference(left.logits[real], right.logits[real])
 for hook in one.hooks:
     worst = max(worst, difference(left.activations[hook][real], right.activations[hook][real]))
 packed = [each.activations(ids, segment, position, ("resid_post.1",))["resid_post.1"] for each in (one, many)]
-blocks = many._weights["blocks"]
-leaves = {"up": blocks["w_up"]["kernel"], "q": blocks["w_q"]["kernel"], "embed": many._weights["embed"]}
+blocks, embed = many._model.blocks, many._model.embed
+leaves = {"up": blocks.w_up.kernel, "q": blocks.w_q.kernel, "embed": embed}
 shards = {name: leaf[...].addressable_shards[0].data.size / leaf[...].size for name, leaf in leaves.items()}
 rows = packed[1].addressable_shards[0].data.shape[0]
 print(json.dumps({"worst": worst, "packed": difference(*packed), "rows": rows, **shards}))

@@ -282,4 +282,4 @@ def test_a_pickle_is_read_only_when_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"pytorch_model\.bin, a pickle, which can run code; .* \(--allow-pickle\)"):
         load_hooked(tmp_path)
     found = load_hooked(tmp_path, allow_pickle=True).activations(*packed(), ["resid_post.2"])["resid_post.2"]
-    np.testing.assert_array_equal(np.asarray(found), expected)
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)

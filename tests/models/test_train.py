@@ -13,6 +13,7 @@ from flax import nnx
 from saejax import artifacts
 from saejax.models import train as room
 from saejax.models.config import TransformerConfig
+from saejax.models.forward import forward
 from saejax.models.schedule import Schedule, is_matrix
 from saejax.models.train import Hardware, TokenBatch, cross_entropy, mean_loss, step_bytes, train
 from saejax.models.transformer import Transformer
@@ -178,7 +179,7 @@ def test_products_in_bfloat16_take_rounded_inputs_and_give_float32_scores() -> N
     assert total.dtype == np.float32
     np.testing.assert_allclose(total / count, exact / count, atol=2**-8)
     input_ids, segment, position = (jnp.asarray(column) for column in batch)
-    x, _ = nnx.merge(graph, rounded).hidden(input_ids, segment, position)
+    x, _ = forward(nnx.merge(graph, rounded), input_ids, segment, position)
     assert (x.dtype, nnx.merge(graph, rounded).logits(x, jnp.float32).dtype) == ("bfloat16", "float32")
 
 

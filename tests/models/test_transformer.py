@@ -1,5 +1,6 @@
 """The stack itself: segments, runs of layers, stopping early, edits, impossible shapes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,11 +12,14 @@ from flax import nnx
 from saejax.errors import InputError
 from saejax.models.attention import attention_mask
 from saejax.models.config import TransformerConfig
-from saejax.models.transformer import Transformer
+from saejax.models.forward import activations, forward
+from saejax.models.transformer import Block, Transformer
 
 CONFIG = TransformerConfig(
     vocab_size=50, d_model=24, n_layers=5, n_heads=4, n_kv_heads=2, d_head=6, d_mlp=32, max_positions=64
 )
+
+EVERY_POST = tuple(f"resid_post.{layer}" for layer in range(CONFIG.n_layers))
 
 
 def packed() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,27 +33,50 @@ def model() -> Transformer:
     return Transformer(CONFIG, nnx.Rngs(params=1))
 
 
+def whole(hooks: tuple[str, ...]) -> dict[str, jax.Array]:
+    ids, segment, position = map(jnp.asarray, packed())
+    return forward(model(), ids, segment, position, hooks)[1]
+
+
 @functools.cache
-def hidden(hooks: tuple[str, ...], stop: str = "final_norm") -> dict[str, jax.Array]:
-    graph, weights = nnx.split(model())
-    ids, segment, position = (jnp.asarray(column) for column in packed())
-    run = jax.jit(lambda weights: nnx.merge(graph, weights).hidden(ids, segment, position, hooks, stop=stop)[1])
-    return run(weights)
+def every() -> dict[str, jax.Array]:
+    return whole(CONFIG.hooks)
 
 
-@pytest.mark.parametrize("hooks", [("resid_post.2",), ("mlp_hidden.0", "attn_z.3"), ("resid_pre.4", "embed")])
+@pytest.mark.parametrize(
+    "hooks", [("resid_post.2",), ("mlp_hidden.0", "attn_z.3"), ("resid_pre.4", "embed"), EVERY_POST]
+)
 def test_layers_under_scan_give_what_tapped_layers_give(hooks: tuple[str, ...]) -> None:
-    every = hidden(CONFIG.hooks)
-    few = hidden((*hooks, "final_norm"))
+    few = whole((*hooks, "final_norm"))
     assert set(few) == {*hooks, "final_norm"}
     for hook, value in few.items():
-        np.testing.assert_allclose(value, every[hook], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(value, every()[hook], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("hook", ["embed", "resid_pre.0", "attn_out.2", "resid_post.4", "final_norm"])
 def test_stopping_early_changes_nothing(hook: str) -> None:
-    (early,) = hidden((hook,), stop=hook).values()
-    np.testing.assert_allclose(early, hidden(CONFIG.hooks)[hook], rtol=1e-5, atol=1e-6)
+    ids, segment, position = map(jnp.asarray, packed())
+    (early,) = activations(model(), ids, segment, position, (hook,)).values()
+    np.testing.assert_allclose(early, every()[hook], rtol=1e-5, atol=1e-6)
+
+
+def halve(value: jax.Array, edited: jax.Array) -> jax.Array:
+    return jnp.where(edited[..., None], value / 2, value)
+
+
+def test_edits_of_one_layer_after_the_other_share_their_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer 3 alone, and the two before layer 2 and after it, are compiled by the passes that edit layers 0 to 2."""
+    deep = Transformer(dataclasses.replace(CONFIG, d_model=16), nnx.Rngs(params=0))
+    ids, segment, position = map(jnp.asarray, packed())
+    traced, block = [], Block.__call__
+    monkeypatch.setattr(Block, "__call__", lambda *given: (traced.append(1), block(*given))[1])
+
+    def edit(layer: int) -> int:
+        before = len(traced)
+        forward(deep, ids, segment, position, edits={f"attn_out.{layer}": halve})
+        return len(traced) - before
+
+    assert [edit(layer) for layer in range(5)] == [2, 2, 1, 0, 0]
 
 
 def test_a_token_sees_only_earlier_tokens_of_its_own_segment() -> None:
