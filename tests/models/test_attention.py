@@ -1,5 +1,7 @@
 """Attention in runs of queries against its formula in float64, on rows longer than a run."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,3 +42,36 @@ def test_a_long_row_is_cut_into_few_runs() -> None:
     mask = jax.ShapeDtypeStruct((1, 1, length, length), jnp.bool_)
     made = jax.make_jaxpr(lambda *given: attend(*given, causal=True, scale=None, softcap=1.0))(*shapes, mask)
     assert str(made).count("= tanh") == PIECES
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "length", "width", "taken"),
+    [
+        ("9.0", "bfloat16", 64, 64, True),
+        ("8.0", "float16", 62, 8, True),
+        ("10.3", "bfloat16", 64, 128, True),
+        ("7.5", "bfloat16", 64, 64, False),
+        ("gfx942", "bfloat16", 64, 64, False),
+        (None, "bfloat16", 64, 64, False),
+        ("9.0", "float32", 64, 64, False),
+        ("9.0", "bfloat16", 63, 64, False),
+        ("9.0", "bfloat16", 64, 60, False),
+        ("9.0", "bfloat16", 64, 256, False),
+    ],
+)
+def test_flash_attention_runs_where_cudnn_has_it(
+    capability: str | None, dtype: str, length: int, width: int, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one call over all queries, with the mask; elsewhere XLA runs, in pieces."""
+    device = SimpleNamespace(compute_capability=capability) if capability else object()
+    asked = []
+
+    def kernel(query: jax.Array, *_: jax.Array, mask: jax.Array, implementation: str, **__: object) -> jax.Array:
+        asked.append((implementation, mask.shape))
+        return query
+
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    heads, mask = jnp.ones((1, length, 2, width), dtype), attention_mask(jnp.ones((1, length), jnp.int32))
+    attend(heads, heads, heads, mask, causal=True, scale=None, softcap=None)
+    assert asked == [("cudnn" if taken else "xla", (1, 1, length, length))]
