@@ -144,8 +144,9 @@ def _run(
     here = {hook.partition(".")[0]: edit for hook, edit in (edits or {}).items() if hook.endswith(f".{first}")}
     x, seen = _layers(*nnx.split(model.blocks), jnp.int32(first), x, around, here, edited,
                       len(stretch.layers), stretch.shown, stretch.last or ends)  # fmt: skip
-    return seen["resid_post"][-1] if ends else x, {f"{name}.{layer}": value for name, values in seen.items()
-               for layer, value in zip(stretch.layers, values, strict=True)}  # fmt: skip
+    found = {f"{name}.{layer}": value for name, values in seen.items()
+             for layer, value in zip(stretch.layers, values, strict=True)}  # fmt: skip
+    return seen["resid_post"][-1] if ends else x, found
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "count", "shown", "last"))
