@@ -97,12 +97,8 @@ class ExtractConfig:
         return TokenChoice.parse(self.choose, self.seed)
 
     def packing(self, tokenizer: Tokenizer) -> Packing:
-        """Return how documents become rows of the model.
-
-        Texts that a special token follows are what an encoder reads, and are not cut between rows.
-        """
-        layout = "whole" if self.choose != "all" else "pieces" if tokenizer.after else "stream"
-        return Packing(self.context, self.batch, tokenizer.before, tokenizer.after, layout, self.choice())
+        """Return how documents become rows of the model."""
+        return Packing.of(tokenizer, self.context, self.batch, self.choice())
 
 
 @dataclass(frozen=True)

@@ -107,9 +107,9 @@ class Evaluation:
         }
 
     def batches(self) -> list[PackedBatch]:
-        """Return the text, packed: 33 bytes a token."""
+        """Return the text, packed as extraction packs it: 33 bytes a token."""
         config = self.config
-        packing = Packing(config.context, config.batch, self.tokenizer.before)
+        packing = Packing.of(self.tokenizer, config.context, config.batch)
         return [_cut(each) for each in token_rows(config.corpus, self.tokenizer, packing, config.tokens)]
 
     def result(self, batches: list[PackedBatch]) -> dict[str, list[dict[str, Any]]]:

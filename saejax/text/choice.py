@@ -64,3 +64,6 @@ class TokenChoice:
         kept = np.zeros(len(special), bool)
         kept[text] = True
         return kept
+
+
+ALL = TokenChoice()

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 
 from saejax.errors import InputError
-from saejax.text.choice import TokenChoice
+from saejax.text.choice import ALL, TokenChoice
 from saejax.text.document import Document
 from saejax.text.tokens import Tokenizer
 
@@ -78,7 +78,7 @@ class Packing:
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
     layout: Layout = "stream"
-    choice: TokenChoice = TokenChoice()
+    choice: TokenChoice = ALL
 
     def __post_init__(self) -> None:
         """Refuse rows that no token fits in."""
@@ -87,6 +87,16 @@ class Packing:
         if self.layout != "stream" and self.room < 1:
             around = len(self.before) + len(self.after)
             raise InputError(f"context {self.context} is filled by the {around} special tokens around a text; raise it")
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, context: int, batch: int, choice: TokenChoice = ALL) -> "Packing":
+        """Lay texts out as the model of a tokenizer reads them.
+
+        Texts that a special token follows are what an encoder reads, and are not cut between rows; nor are those of
+        which some tokens are chosen.
+        """
+        layout = "whole" if choice.kind != "all" else "pieces" if tokenizer.after else "stream"
+        return cls(context, batch, tokenizer.before, tokenizer.after, layout, choice)
 
     @property
     def room(self) -> int:

@@ -15,7 +15,7 @@ from saejax import artifacts, cli
 from saejax.demo import shipped
 from saejax.errors import InputError
 from saejax.interventions import evaluation
-from saejax.interventions.evaluation import EvalConfig, evaluate, plan, table
+from saejax.interventions.evaluation import EvalConfig, Evaluation, evaluate, plan, table
 from saejax.interventions.splicing import splice, table_rows
 from saejax.sae import params
 from saejax.sae.health import health_table
@@ -75,6 +75,20 @@ def test_the_result_is_that_of_the_first_tokens_of_the_text(config: EvalConfig, 
     assert facts["inputs"]["sae"] == artifacts.run_fingerprint(config.sae)
     assert facts["facts"]["hook"] == HOOK
     assert lines == [*table(kept), str(config.out)]
+
+
+def test_texts_keep_the_special_tokens_that_the_tokenizer_puts_around_them(config: EvalConfig) -> None:
+    """As extraction keeps them: what an SAE was trained on is what it is judged on."""
+    opened = Evaluation.open(config)
+    assert opened.tokenizer.eos_id is not None
+    opened.tokenizer.after = (opened.tokenizer.eos_id,)
+    batches = opened.batches()
+    assert len(batches) > 2
+    for batch in batches[:-1]:
+        for ids, segment in zip(batch.input_ids, batch.segment, strict=True):
+            for number in range(1, segment.max() + 1):
+                text = ids[segment == number]
+                assert (text[0], text[-1]) == (opened.tokenizer.bos_id, opened.tokenizer.eos_id)
 
 
 def test_the_same_command_finds_its_result(
