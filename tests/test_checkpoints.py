@@ -18,6 +18,10 @@ SHIPPED = sorted(path.parent.name for path in shipped("seed0").parent.glob("*/ma
 FEW_ROWS = 128
 
 
+def config_of(name: str) -> dict[str, Any]:
+    return {"heldout_source": None} | artifacts.read_finished(shipped(name), "language_model")["config"]
+
+
 def facts_of(name: str) -> dict[str, Any]:
     return artifacts.read_finished(shipped(name), "language_model")["facts"]
 
@@ -63,7 +67,8 @@ def test_the_shipped_models_read_the_shipped_corpus_in_one_order_with_one_tokeni
 def test_the_cards_losses_are_those_of_the_files() -> None:
     """Of one model on all rows that the card speaks of; of others by how far from it they are on some of the rows.
 
-    Rows are as hard for one model as for another, so the difference on 128 rows is that on 1,024 within 0.1 nats.
+    Rows are as hard for one model as for another, so the difference on 128 rows is that on 1,024 within 0.1 nats. A
+    model that knows other text finds others hard, and reads all.
     """
     tokenizer = Tokenizer.load(shipped("seed0"))
     train_rows, held_rows = (
@@ -78,5 +83,8 @@ def test_the_cards_losses_are_those_of_the_files() -> None:
     few = held_batches(held_rows, 16, FEW_ROWS)
     base = mean_loss(first, few)
     for name in SHIPPED:
-        difference = mean_loss(load_weights(shipped(name)), few) - base
-        np.testing.assert_allclose(facts_of(name)["heldout_loss"] - whole, difference, atol=0.1, err_msg=name)
+        model, card = load_weights(shipped(name)), facts_of(name)["heldout_loss"]
+        if config_of(name)["heldout_source"]:
+            np.testing.assert_allclose(card, mean_loss(model, held_batches(held_rows, 16)), atol=5e-3, err_msg=name)
+        else:
+            np.testing.assert_allclose(card - whole, mean_loss(model, few) - base, atol=0.1, err_msg=name)
