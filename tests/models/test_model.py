@@ -195,3 +195,12 @@ def test_importing_the_room_imports_no_other_framework() -> None:
 def test_transformers_is_not_misled_by_the_folder_kernels() -> None:
     code = "import transformers; from transformers import LlamaForCausalLM; print(LlamaForCausalLM.__name__)"
     assert python(code) == "LlamaForCausalLM"
+
+
+def test_a_model_loads_silently_without_torch(folder: Path) -> None:
+    code = f"import sys; sys.modules['torch'] = None; import saejax.models; saejax.models.load({str(folder)!r})"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")

@@ -1,5 +1,6 @@
 """One entry per family: its config, the names of its weights, and where its hook points lie."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,8 +50,8 @@ def read_config(family: Family, fields: Mapping[str, Any]) -> TransformerConfig:
         InputError: a size is missing, a field has no possible value, or one that does not run here.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
 
+    auto_config = _auto_config()
     missing = [name for name in family.required if name not in fields]
     if missing:
         raise InputError(f"{family.model_type} config: {'; '.join(f'{name} is missing' for name in missing)}; add them")
@@ -58,11 +59,22 @@ def read_config(family: Family, fields: Mapping[str, Any]) -> TransformerConfig:
     silent = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     own = {name: value for name, value in fields.items() if name != "model_type"} | silent
     try:
-        config = AutoConfig.for_model(family.model_type, **own)
+        config = auto_config.for_model(family.model_type, **own)
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{family.model_type} config: {said}; mend it") from None
     return family.config_from(config)
+
+
+def _auto_config() -> Any:
+    """Import transformers' reader of configs without its advice to install PyTorch, which nothing here needs."""
+    advice = logging.getLogger("transformers")
+    advice.disabled = True
+    try:
+        from transformers import AutoConfig
+    finally:
+        advice.disabled = False
+    return AutoConfig
 
 
 def size_fields(family: Family, sizes: Mapping[str, int]) -> dict[str, int]:
