@@ -75,7 +75,7 @@ def test_activations_stop_after_the_last_block_needed_and_make_no_logits(model: 
     ids, segment, position = packed(14)
 
     def flops(hook: str) -> float:
-        run = jax.jit(lambda *tokens: activations(nnx.merge(graph, tokens[0]), *tokens[1:], (hook,)))
+        run = jax.jit(lambda state, *rows: activations(nnx.merge(graph, state), *rows, hooks=(hook,)))
         analysis = run.lower(state, ids, segment, position).compile().cost_analysis()
         assert analysis is not None
         return analysis["flops"]
