@@ -38,6 +38,9 @@ OPTIONS: dict[Name, list[str]] = {
     ],
     "two_layer": ["--seeds", "0", "--n-layers", "2", *TOKENIZER],
 }
+SOURCES: dict[str, str] = {
+    "other_data": "Text: the GNU Collaborative International Dictionary of English, GPL 2 or later, as in Debian.",
+}
 SHIPPED = ("README.md", "config.json", "manifest.json", "metrics.jsonl", "model.safetensors", "samples.json",
            "tokenizer.json", "tokenizer_config.json")  # fmt: skip
 
@@ -99,6 +102,9 @@ def ship(folder: Path, name: str) -> None:
     for file in SHIPPED:
         if (folder / file).exists():
             shutil.copy(folder / file, CHECKPOINTS / name / file)
+    if name in SOURCES:
+        with (CHECKPOINTS / name / "README.md").open("a") as card:
+            card.write(f"\n{SOURCES[name]}\n")
     print(CHECKPOINTS / name)
 
 
