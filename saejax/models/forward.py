@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from saejax.models.attention import Surroundings
 from saejax.models.config import MODEL_HOOKS
-from saejax.models.transformer import Hidden, Transformer
+from saejax.models.transformer import Hidden, Tap, Transformer
 from saejax.types import AnyArray
 
 Edit: TypeAlias = Callable[[Float[Array, "batch position width"], Bool[Array, "batch position"]], jax.Array]
@@ -55,12 +55,7 @@ def forward(
     edited = jnp.asarray(segment) > 0 if edited is None else edited
     found: dict[str, jax.Array] = {}
 
-    def tap(hook: str, value: jax.Array) -> jax.Array:
-        value = _edited(own[hook], value, edited) if hook in own else value
-        if hook in hooks:
-            found[hook] = value
-        return value
-
+    tap = _tap(frozenset(hooks), own, edited, found)
     x, around = _entered(*nnx.split(model), input_ids, segment, position)
     x = tap("embed", x)
     for stretch in stretches(hooks, frozenset(own), model.config.n_layers):
@@ -159,14 +154,7 @@ def _layers(
 
     def block(x: Hidden, layer: Int[Array, ""], own: nnx.State) -> tuple[Hidden, dict[str, jax.Array]]:
         seen: dict[str, jax.Array] = {}
-
-        def tap(name: str, value: jax.Array) -> jax.Array:
-            value = _edited(edits[name], value, edited) if name in edits else value
-            if name in shown:
-                seen[name] = value
-            return value
-
-        return nnx.merge(graph, own)(x, around, windowed[layer], tap), seen
+        return nnx.merge(graph, own)(x, around, windowed[layer], _tap(shown, edits, edited, seen)), seen
 
     if count == 1:
         x, seen = block(x, first, _of_layer(weights, first))
@@ -200,6 +188,21 @@ def _entered(
 @functools.partial(jax.jit, static_argnames="graph")
 def _normed(graph: Any, weights: nnx.State, x: Hidden) -> Hidden:
     return nnx.merge(graph, weights)(x)
+
+
+def _tap(
+    shown: frozenset[str], edits: Mapping[str, Edit], edited: Bool[AnyArray, "batch position"] | None,
+    found: dict[str, jax.Array],
+) -> Tap:  # fmt: skip
+    """Return what edits an activation and puts it among those that are found, where that is asked for."""
+
+    def tap(hook: str, value: jax.Array) -> jax.Array:
+        value = _edited(edits[hook], value, edited) if hook in edits else value
+        if hook in shown:
+            found[hook] = value
+        return value
+
+    return tap
 
 
 @jax.jit
