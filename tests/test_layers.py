@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "models": BASE,
     "activations.store": BASE,
     "activations": BASE | {"text", "models"},
-    "sae": BASE | {"activations"},
+    "sae": BASE | {"activations", "kernels"},
     "features": BASE | {"activations", "sae"},
     "interventions": BASE | {"text", "models", "activations", "sae"},
     "similarity": GROUND | {"kernels"},

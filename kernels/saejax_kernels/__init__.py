@@ -6,24 +6,37 @@ import.
 
 from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
+from saejax_kernels.encode_top_k import Precision, encode_top_k, product
+from saejax_kernels.largest_of_rows import largest_of_rows
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.mid_ranks import mid_ranks
 from saejax_kernels.neighbour_matches import neighbour_matches
 from saejax_kernels.nuclear_bounds import nuclear_bounds
 from saejax_kernels.nuclear_norms import nuclear_norms
+from saejax_kernels.ordering import zero_after
 from saejax_kernels.pair_sums import pair_sums
 from saejax_kernels.polar_factors import polar_factors
+from saejax_kernels.sparse_products import outer_sum, products_at, sparse_decode, weighted_rows
 from saejax_kernels.weighted_squares import weighted_squares
 
 __all__ = [
+    "Precision",
     "draw_permutations",
+    "encode_top_k",
+    "largest_of_rows",
     "listed_entries",
     "mid_ranks",
     "neighbour_matches",
     "nuclear_bounds",
     "nuclear_norms",
     "on_all_cores",
+    "outer_sum",
     "pair_sums",
     "polar_factors",
+    "product",
+    "products_at",
+    "sparse_decode",
+    "weighted_rows",
     "weighted_squares",
+    "zero_after",
 ]

@@ -1,16 +1,10 @@
-"""The TopK encoder: pre-activations, the k largest of each row, then relu.
-
-The gradient is sparse as the codes are. It is written by hand because the automatic one scatters
-`[rows, k]` values into a dense `[rows, d_sae]` array and multiplies that with the input: two dense products
-where k columns suffice.
-"""
+"""The TopK encoder: pre-activations, the k largest of each row, then relu."""
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Float, Int
+from saejax_kernels import encode_top_k
 
-from saejax.sae.sparse import outer_sum, weighted_rows
 from saejax.types import Array
 
 
@@ -37,34 +31,8 @@ def top_k_codes(
     Returns:
         Values (largest first, zero where relu cut) and the latents they belong to.
     """
-    values, indices = _largest_preactivations(x, W_enc, b_enc, b_dec, k)
+    values, indices, _ = encode_top_k(x, b_dec, W_enc.T, b_enc, k, "float32")
     return jax.nn.relu(values), indices
-
-
-def _largest(x: Array, W_enc: Array, b_enc: Array, b_dec: Array, k: int) -> tuple[Array, Array]:
-    preactivations = (x - b_dec) @ W_enc + b_enc
-    # Without the barrier XLA on CPU sorts in full where the result of top_k is sliced later, 40 times slower.
-    values, indices = lax.optimization_barrier(lax.top_k(preactivations, k))
-    return values, indices
-
-
-def _forward(x: Array, W_enc: Array, b_enc: Array, b_dec: Array, k: int):
-    values, indices = _largest(x, W_enc, b_enc, b_dec, k)
-    return (values, indices), (x, W_enc, b_dec, indices)
-
-
-def _backward(k: int, residuals: tuple[Array, Array, Array, Array], gradients: tuple):
-    x, W_enc, b_dec, indices = residuals
-    gradient = gradients[0]
-    to_W_enc = outer_sum(gradient, indices, x - b_dec, W_enc.shape[1]).T
-    to_b_enc = jnp.zeros(W_enc.shape[1], gradient.dtype).at[indices].add(gradient)
-    to_x = weighted_rows(gradient, indices, W_enc.T)  # the compiler drops it where nobody asks for it
-    to_b_dec = -(W_enc @ to_b_enc)  # the sum of -to_x over rows, without needing to_x
-    return to_x, to_W_enc, to_b_enc, to_b_dec
-
-
-_largest_preactivations = jax.custom_vjp(_largest, nondiff_argnums=(4,))
-_largest_preactivations.defvjp(_forward, _backward)
 
 
 def dense_codes(

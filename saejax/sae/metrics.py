@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from saejax_kernels import sparse_decode
 
 from saejax.sae.encoders import top_k_codes
 from saejax.sae.params import SAE
-from saejax.sae.sparse import sparse_decode
 from saejax.types import AnyArray, Array
 
 COSINE_BINS = 1 << 14

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from saejax_kernels import sparse_decode
 
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.sae.encoders import dense_codes, top_k_codes
-from saejax.sae.sparse import sparse_decode
 from saejax.types import AnyArray, Array
 
 WEIGHTS = "sae.safetensors"

@@ -10,11 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Float
+from saejax_kernels import Precision, zero_after
 
-from saejax.sae.losses import add_aux_gradient, reconstruction_loss
-from saejax.sae.params import SAE
+from saejax.sae.aux_k import add_aux_gradient
+from saejax.sae.losses import reconstruction_loss
+from saejax.sae.params import SAE, SAEConfig
+from saejax.sae.weights import Weights
 from saejax.types import AnyArray, Array
+
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.999)
+PARTS = 16
+"""Parts of the dictionary whose norms are taken in turn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +39,14 @@ class Recipe:
     """Last steps, over which the learning rate falls linearly to 0."""
     aux_k: int
     """Dead latents that AuxK uses per row."""
+    aux_capacity: int
+    """Dead latents that AuxK considers in one step; where more are dead, they take turns."""
     aux_coefficient: float
     """Weight of the AuxK loss."""
     dead_window: int
     """Tokens without firing after which a latent counts as dead."""
+    precision: Precision
+    """Inputs of matrix products: float32, or bfloat16; everything else is float32."""
 
     def rate(self, step: Any) -> Float[Array, ""]:
         """Give the learning rate of a step: linear up from 0, constant, linear down to 0.
@@ -49,10 +61,6 @@ class Recipe:
         down = (self.steps - step) / max(self.decay_steps, 1)
         return self.learning_rate * jnp.minimum(1.0, jnp.minimum(up, down))
 
-    def optimiser(self) -> Any:
-        """Build optax's Adam, betas .9 and .999, under this schedule."""
-        return optax.adam(self.rate)
-
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -62,89 +70,152 @@ class TrainState:
     Batches are a function of (seed, step), so `step` is also the data cursor.
     """
 
-    sae: Any
-    """The SAE."""
+    weights: Any
+    """What is trained."""
+    scale: Any
+    """Factor `[]` from the model's units to scaled ones."""
     optimiser: Any
-    """Adam's moments and count."""
+    """Adam's moments and count, an `optax.ScaleByAdamState`."""
     silent: Any
     """Tokens since each latent last fired, int32 `[d_sae]`, counted no further than the dead window."""
     step: Any
     """Steps done, int32 `[]`."""
     key: Any
     """Words of the PRNG key that the run started from, uint32; a TopK step draws nothing."""
+    config: SAEConfig = dataclasses.field(metadata={"static": True})
+    """Shape of the SAE."""
+
+    @property
+    def sae(self) -> SAE:
+        """The SAE as it is now."""
+        return self.weights.sae(self.scale, self.config)
 
 
 def initial_state(sae: SAE, recipe: Recipe, key: Array) -> TrainState:
     """Make the state before the first step.
 
     Args:
-        sae: the untrained SAE; the first step takes its buffers.
+        sae: the untrained SAE.
         recipe: recipe of the run.
         key: PRNG key that the SAE was made with.
 
     Returns:
         The state.
     """
+    weights = jax.tree.map(jnp.array, Weights.of(sae))  # copies: steps donate the state, and the SAE is the caller's
     return TrainState(
-        sae=sae,
-        optimiser=recipe.optimiser().init(sae),
+        weights=weights,
+        scale=jnp.array(sae.scale),
+        optimiser=ADAM.init(weights),
         silent=jnp.zeros(sae.config.d_sae, jnp.int32),
         step=jnp.zeros((), jnp.int32),
-        key=jnp.array(jax.random.key_data(key)),  # a copy: steps donate the state, and the key is the caller's
+        key=jnp.array(jax.random.key_data(key)),
+        config=sae.config,
     )
 
 
-@partial(jax.jit, static_argnames="recipe", donate_argnames="state")
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """Where a step puts its large arrays, step after step; what they hold between steps is of no meaning.
+
+    A program's own temporary arrays are made anew each time it runs, which on a CPU means that the system clears every
+    page of them: a third of a step.
+    """
+
+    product: Any
+    """`[rows, d_sae]`, of the encoder."""
+    gradient: Weights
+    """Of the loss."""
+
+
+def workspace(state: TrainState, rows: int) -> Workspace:
+    """Make the workspace of a run.
+
+    Args:
+        state: its state.
+        rows: of a batch.
+    """
+    return Workspace(jnp.zeros((rows, state.config.d_sae)), jax.tree.map(jnp.zeros_like, state.weights))
+
+
+@partial(jax.jit, static_argnames="recipe", donate_argnames=("state", "space"), keep_unused=True)
 def train_step(
-    state: TrainState, x: Float[AnyArray, "rows d_model"], recipe: Recipe
-) -> tuple[TrainState, dict[str, Array]]:
+    state: TrainState, space: Workspace, x: Float[AnyArray, "rows d_model"], recipe: Recipe
+) -> tuple[TrainState, Workspace, dict[str, Array]]:
     """Take one step on one batch.
 
-    The gradient of `W_dec` loses its component along each row before Adam sees it, and rows are brought back
-    to unit norm after; `scale` gets no gradient, so Adam leaves it alone.
+    Memory beyond state and workspace: one array like `W_dec`, and what AuxK states.
 
     Args:
         state: state before the step; its buffers are donated.
+        space: the run's workspace, donated too.
         x: activations in the model's units.
         recipe: recipe of the run.
 
     Returns:
-        The state after, and metrics of the batch before the step: `fvu` (against the variance of the initial
-        sample), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
+        The state after, the workspace, and metrics of the batch before the step: `fvu` (against the variance of the
+        initial sample), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
     """
-    sae = state.sae
-    scaled = x * sae.scale
-    (fvu, (residual, values, indices)), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(sae, scaled)
+    del space  # its buffers become those of the one that is returned
+    weights, scaled = state.weights, x * state.scale
+    (fvu, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(
+        weights, scaled, state.config.k, recipe.precision
+    )
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
-        gradient, sae, dead, scaled - sae.b_dec, residual, recipe.aux_k, recipe.aux_coefficient
-    )
-    gradient = dataclasses.replace(gradient, W_dec=tangent(gradient.W_dec, sae.W_dec))
-    updates, optimiser = recipe.optimiser().update(gradient, state.optimiser, sae)
-    stepped = jax.tree.map(jnp.add, sae, updates)
-    stepped = dataclasses.replace(stepped, W_dec=stepped.W_dec / jnp.linalg.norm(stepped.W_dec, axis=1, keepdims=True))
-    fired = jnp.zeros(sae.config.d_sae, bool).at[indices].max(values > 0)
+        gradient, weights, dead, scaled, forward.residual,
+        turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient,
+        precision=recipe.precision,
+    )  # fmt: skip
+    # The gradient of b_dec needs all that reads the weights; they are then overwritten in place.
+    rate = recipe.rate(state.step) + zero_after(gradient.b_dec)
+    stepped, optimiser = updated(weights, gradient, state.optimiser, rate)
+    active = forward.values > 0
+    fired = jnp.zeros(state.config.d_sae, bool).at[forward.indices].max(active)
     silent = jnp.where(fired, 0, jnp.minimum(state.silent + x.shape[0], recipe.dead_window))
     metrics = {
         "fvu": fvu,
         "aux": aux,
-        "l0": jnp.mean(jnp.sum(values > 0, axis=1, dtype=jnp.float32)),
+        "l0": jnp.mean(jnp.sum(active, axis=1, dtype=jnp.float32)),
         "dead": jnp.sum(dead),
         "learning_rate": recipe.rate(state.step),
     }
-    return TrainState(stepped, optimiser, silent, state.step + 1, state.key), metrics
+    after = dataclasses.replace(state, weights=stepped, optimiser=optimiser, silent=silent, step=state.step + 1)
+    return after, Workspace(forward.product, gradient), metrics
 
 
-def tangent(
-    gradient: Float[Array, "d_sae d_model"], unit_rows: Float[Array, "d_sae d_model"]
-) -> Float[Array, "d_sae d_model"]:
-    """Remove from each row of a gradient its component along a unit row, which renormalising would undo.
+def updated(
+    weights: Weights, gradient: Weights, moments: optax.ScaleByAdamState, rate: Float[Array, ""]
+) -> tuple[Weights, optax.ScaleByAdamState]:
+    """Take Adam's step on the product of spheres that decoder rows of unit norm lie on.
+
+    A row's gradient loses its component along the row, which renormalising would undo, and the row is brought back to
+    unit norm after.
 
     Args:
-        gradient: gradient of a loss to the rows.
-        unit_rows: rows of unit norm.
+        weights: weights before the step.
+        gradient: of the loss, to them.
+        moments: Adam's moments and count.
+        rate: learning rate.
 
     Returns:
-        The gradient on the product of spheres.
+        Weights and moments after it.
     """
-    return gradient - jnp.sum(gradient * unit_rows, axis=1, keepdims=True) * unit_rows
+    rows = weights.W_dec
+    tangent = gradient.W_dec - row_products(gradient.W_dec, rows)[:, None] * rows
+    direction, moments = ADAM.update(dataclasses.replace(gradient, W_dec=tangent), moments)
+    stepped = jax.tree.map(lambda w, towards: w - rate * towards, weights, direction)
+    norms = jnp.sqrt(row_products(stepped.W_dec, stepped.W_dec))
+    return dataclasses.replace(stepped, W_dec=stepped.W_dec / norms[:, None]), moments
+
+
+def row_products(a: Float[Array, "rows d"], b: Float[Array, "rows d"]) -> Float[Array, "rows"]:
+    """Take the inner product of each row of a matrix with that of another.
+
+    In parts, because XLA on CPU would pull the making of both matrices into one whole sum, and keep each of its steps
+    as an array of that size.
+    """
+    parts = max(count for count in range(1, PARTS + 1) if len(a) % count == 0)
+    pairs = [matrix.reshape(parts, -1, matrix.shape[1]) for matrix in (a, b)]
+    return lax.map(lambda pair: jnp.sum(pair[0] * pair[1], axis=1), pairs).reshape(-1)

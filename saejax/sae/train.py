@@ -13,11 +13,12 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Float
+from saejax_kernels import Precision
 
 from saejax import artifacts
 from saejax.activations.reader import blocks, shuffled_batches
@@ -31,10 +32,11 @@ from saejax.sae.initial import initial_sae
 from saejax.sae.metrics import measure
 from saejax.sae.params import SAEConfig, save, shapes
 from saejax.sae.provenance import provenance
-from saejax.sae.step import Recipe, TrainState, initial_state, train_step
+from saejax.sae.step import Recipe, TrainState, initial_state, train_step, workspace
 
 LOG_EVERY = 50
 BLOCK = 8192
+MOST_CONSIDERED = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,15 @@ class SAETrainConfig:
     decay_steps: int = 300
     """Last steps, over which the learning rate falls linearly to 0."""
     aux_k: int | None = None
-    """Dead latents that AuxK uses per row; by default half the width of the hook."""
+    """Dead latents that AuxK uses per row; by default half the width of the hook, at most aux_capacity."""
+    aux_capacity: int = 1024
+    """Dead latents that AuxK considers in one step, at most 2,048; where more are dead, they take turns."""
     aux_coefficient: float = 1 / 32
     """Weight of the AuxK loss; 0 turns it off."""
     dead_window: int = 200_000
     """Tokens without firing after which a latent counts as dead."""
+    precision: Precision = "float32"
+    """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
     initial_rows: int = 8192
     """Rows that set the input scale and the geometric median with which b_dec begins."""
     checkpoint_every: int = 500
@@ -78,7 +84,8 @@ class SAETrainConfig:
         """Refuse what no run can have, all of it at once."""
         least = {
             "d_sae": 1, "k": 1, "steps": 1, "batch": 1, "warmup_steps": 0, "decay_steps": 0, "aux_k": 1,
-            "aux_coefficient": 0, "dead_window": 1, "initial_rows": 2, "checkpoint_every": 1, "seed": 0,
+            "aux_capacity": 1, "aux_coefficient": 0, "dead_window": 1, "initial_rows": 2, "checkpoint_every": 1,
+            "seed": 0,
         }  # fmt: skip
         given = {name: getattr(self, name) for name in least}
         problems = [
@@ -91,6 +98,12 @@ class SAETrainConfig:
         for name, value in (("k", self.k), ("aux_k", self.aux_k)):
             if value is not None and value > self.d_sae:
                 problems.append(f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae")
+        if self.aux_capacity > MOST_CONSIDERED:
+            problems.append(f"aux_capacity {self.aux_capacity}; give at most {MOST_CONSIDERED}")
+        if self.aux_k is not None and self.aux_k > self.aux_capacity:
+            problems.append(f"aux_k {self.aux_k} is larger than aux_capacity {self.aux_capacity}; lower aux_k")
+        if self.precision not in get_args(Precision):
+            problems.append(f"precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
         if 1 <= self.steps < self.warmup_steps + self.decay_steps:
             ramps = f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
             problems.append(f"{ramps} exceed steps {self.steps}; lower them or raise steps")
@@ -111,9 +124,11 @@ class SAETrainConfig:
             learning_rate=self.learning_rate or 4e-4 / math.sqrt(self.d_sae / 2**14),
             warmup_steps=self.warmup_steps,
             decay_steps=self.decay_steps,
-            aux_k=self.aux_k or min(max(d_model // 2, 1), self.d_sae),
+            aux_k=self.aux_k or min(max(d_model // 2, 1), self.d_sae, self.aux_capacity),
+            aux_capacity=self.aux_capacity,
             aux_coefficient=self.aux_coefficient,
             dead_window=self.dead_window,
+            precision=self.precision,
         )
 
 
@@ -145,6 +160,7 @@ def train(config: SAETrainConfig) -> Path:
             state,
             recipe,
             batches,
+            batch=config.batch,
             log=run.log,
             save=checkpoints.save,
             checkpoint_every=config.checkpoint_every,
@@ -161,6 +177,7 @@ def fit(
     recipe: Recipe,
     batches: Iterable[Float[np.ndarray, "batch d_model"]],
     *,
+    batch: int,
     log: Callable[..., None],
     save: Callable[[TrainState], None],
     checkpoint_every: int,
@@ -171,6 +188,7 @@ def fit(
         state: where to begin; its buffers are donated.
         recipe: recipe of the run.
         batches: activations in the model's units, from the batch of step `state.step` on.
+        batch: rows in each.
         log: called with `step` and the metrics of that step's batch, every 50 steps and after the last.
         save: called with the state every `checkpoint_every` steps and after the last.
         checkpoint_every: steps between checkpoints.
@@ -183,9 +201,10 @@ def fit(
         ValueError: the batches end before the steps do.
     """
     step = start = int(state.step)
+    space = workspace(state, batch)
     with progress("train SAE", recipe.steps, done=start) as advance:
         for step, x in zip(range(start + 1, recipe.steps + 1), batches, strict=False):
-            state, metrics = train_step(state, x, recipe)
+            state, space, metrics = train_step(state, space, x, recipe)
             last = step == recipe.steps
             if step % LOG_EVERY == 0 or last:
                 numbers = {name: float(value) for name, value in metrics.items()}
@@ -219,11 +238,11 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     recipe = config.recipe(d_model)
     state = _initial(config, recipe, store)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.sae))
-    times = []
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.scale)))
+    times, space = [], workspace(state, config.batch)
     for x in itertools.islice(shuffled_batches(store, config.hook, config.batch, config.seed), 4):
         begun = time.perf_counter()
-        state = jax.block_until_ready(train_step(state, x, recipe))[0]
+        state, space, _ = jax.block_until_ready(train_step(state, space, x, recipe))
         times.append(time.perf_counter() - begun)
     rows = int(store.kept.sum())
     return {
@@ -233,8 +252,10 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
         "bytes of parameters and optimiser": state_bytes,
         "bytes on disk": KEPT * state_bytes + parameters,
         "minutes": round(float(np.median(times[1:])) * config.steps / 60, 1),
-        # A step holds state, gradient and updates, and a few arrays of batch x d_sae.
-        "GiB of memory": round((state_bytes + 2 * parameters + 16 * config.batch * config.d_sae) / 2**30, 2),
+        # State, gradient and one array like W_dec; the product; AuxK's arrays of batch x aux_capacity.
+        "GiB of memory": round(
+            (state_bytes + 1.5 * parameters + 4 * config.batch * (config.d_sae + 3 * config.aux_capacity)) / 2**30, 2
+        ),
     }
 
 

@@ -9,10 +9,10 @@ import pytest
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig, shapes
-from saejax.sae.step import Recipe, TrainState, initial_state, train_step
+from saejax.sae.step import Recipe, TrainState, initial_state, train_step, workspace
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
-RECIPE = Recipe(30, 3e-3, 5, 10, 8, 1 / 32, dead_window=500)
+RECIPE = Recipe(30, 3e-3, 5, 10, 8, 48, 1 / 32, dead_window=500, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,9 @@ def started(batches: list[np.ndarray]) -> TrainState:
 
 
 def trained(state: TrainState, batches: list[np.ndarray]) -> TrainState:
+    space = workspace(state, len(batches[0]))
     for x in batches:
-        state, _ = train_step(state, x, RECIPE)
+        state, space, _ = train_step(state, space, x, RECIPE)
     return state
 
 

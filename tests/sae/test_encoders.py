@@ -1,7 +1,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,33 +42,3 @@ def test_relu_comes_after_top_k_so_that_fewer_than_k_may_be_active(weights):
     z = (np.asarray(x) - np.asarray(b_dec)) @ np.asarray(W_enc) + np.asarray(low)
     np.testing.assert_array_equal(active, np.minimum(np.sum(z > 0, axis=1), K))
     assert active.min() < K < np.sum(z > 0, axis=1).max()
-
-
-def test_gradients_of_all_arguments_are_those_of_the_dense_encoder(weights):
-    def dense(x, W_enc, b_enc, b_dec):
-        z = (x - b_dec) @ W_enc + b_enc
-        values, indices = jax.lax.top_k(z, K)
-        return jnp.zeros_like(z).at[jnp.arange(ROWS)[:, None], indices].set(jax.nn.relu(values))
-
-    def sparse(x, W_enc, b_enc, b_dec):
-        values, indices = top_k_codes(x, W_enc, b_enc, b_dec, K)
-        return dense_codes(values, indices, D_SAE)
-
-    probe = jax.random.normal(jax.random.key(1), (ROWS, D_SAE))
-    found, expected = (
-        jax.grad(lambda *weights, codes=codes: jnp.sum(codes(*weights) * probe), argnums=(0, 1, 2, 3))(*weights)
-        for codes in (sparse, dense)
-    )
-    for ours, theirs in zip(found, expected, strict=True):
-        assert np.abs(theirs).max() > 0
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_a_stack_of_encoders_runs_under_vmap(weights):
-    x, W_enc, b_enc, b_dec = weights
-    stacked = jnp.stack([W_enc, -W_enc])
-    values, indices = jax.vmap(lambda W: top_k_codes(x, W, b_enc, b_dec, K))(stacked)
-    for member in range(2):
-        alone = top_k_codes(x, stacked[member], b_enc, b_dec, K)
-        np.testing.assert_allclose(values[member], alone[0], rtol=1e-6)
-        np.testing.assert_array_equal(indices[member], alone[1])

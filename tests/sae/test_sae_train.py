@@ -112,7 +112,7 @@ def test_batches_that_run_out_are_an_error(store, tmp_path):
     state = room._initial(config, recipe, store)
     few = [np.ones((100, 16), np.float32)] * 3
     with pytest.raises(ValueError, match="ended after step 3 of 120"):
-        fit(state, recipe, few, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
+        fit(state, recipe, few, batch=100, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
@@ -121,7 +121,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
     state = room._initial(config, recipe, store)
     bad = [np.full((100, 16), np.nan, np.float32)] * 120
     with pytest.raises(InputError, match=r"FVU is nan at step 50; lower learning_rate 0\.003"):
-        fit(state, recipe, bad, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
+        fit(state, recipe, bad, batch=100, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
         ({"steps": -5, "warmup_steps": 0, "decay_steps": 0}, "steps -5; give at least 1"),
         ({"learning_rate": 0.0}, "learning_rate 0.0; give a positive number"),
         ({"aux_k": 100}, "aux_k 100 is larger than d_sae 48; lower aux_k or raise d_sae"),
+        ({"aux_capacity": 4096}, "aux_capacity 4096; give at most 2048"),
+        ({"aux_k": 9, "aux_capacity": 8}, "aux_k 9 is larger than aux_capacity 8; lower aux_k"),
         ({"aux_coefficient": float("nan")}, "aux_coefficient nan; give at least 0"),
         ({"steps": 25}, "warmup_steps 10 + decay_steps 20 exceed steps 25; lower them or raise steps"),
         ({"batch": 0, "seed": -1}, "batch 0; give at least 1; seed -1; give at least 0"),
@@ -167,3 +169,4 @@ def test_defaults_follow_the_width_of_the_hook(store, tmp_path):
     assert recipe.aux_k == 50
     assert recipe.learning_rate == pytest.approx(4e-4)
     assert config_of(store, tmp_path, aux_k=7).recipe(100).aux_k == 7
+    assert config_of(store, tmp_path, d_sae=2**14, aux_capacity=30).recipe(100).aux_k == 30

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from unittest import mock
 
 import jax
@@ -11,8 +12,8 @@ from jax import lax
 
 from saejax.sae import step
 from saejax.sae.initial import initial_sae
-from saejax.sae.params import SAEConfig
-from saejax.sae.step import Recipe, TrainState, initial_state, tangent, train_step
+from saejax.sae.params import SAEConfig, shapes
+from saejax.sae.step import ADAM, Recipe, TrainState, initial_state, row_products, train_step, updated, workspace
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
 RECIPE = Recipe(
@@ -21,8 +22,10 @@ RECIPE = Recipe(
     warmup_steps=10,
     decay_steps=20,
     aux_k=8,
+    aux_capacity=16,
     aux_coefficient=1 / 32,
     dead_window=300,
+    precision="float32",
 )
 
 
@@ -37,10 +40,18 @@ def started(batches: list[np.ndarray]) -> TrainState:
     return initial_state(initial_sae(SHAPE, np.concatenate(batches), key), RECIPE, key)
 
 
+def steps(state: TrainState, batches: list, recipe: Recipe = RECIPE) -> tuple[TrainState, dict]:
+    """Take a step on each batch; return the state and the metrics of the last."""
+    space, metrics = workspace(state, len(batches[0])), {}
+    for x in batches:
+        state, space, metrics = train_step(state, space, x, recipe)
+    return state, metrics
+
+
 def with_silenced(state: TrainState, latents: int) -> TrainState:
     """Put the pre-activations of some latents so low that they never fire."""
-    b_enc = state.sae.b_enc.at[:latents].set(-1e3)
-    return dataclasses.replace(state, sae=dataclasses.replace(state.sae, b_enc=b_enc))
+    b_enc = state.weights.b_enc.at[:latents].set(-1e3)
+    return dataclasses.replace(state, weights=dataclasses.replace(state.weights, b_enc=b_enc))
 
 
 def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
@@ -57,13 +68,14 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
 
     weights = {name: getattr(sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     loss, slope = jax.value_and_grad(plain)(weights)
-    slope["W_dec"] = tangent(slope["W_dec"], weights["W_dec"])
+    along = jnp.sum(slope["W_dec"] * weights["W_dec"], axis=1, keepdims=True)
+    slope["W_dec"] -= along * weights["W_dec"]
     adam = optax.adam(RECIPE.learning_rate / RECIPE.warmup_steps)
     updates, _ = adam.update(slope, adam.init(weights), weights)
     expected = jax.tree.map(jnp.add, weights, updates)
     expected["W_dec"] /= jnp.linalg.norm(expected["W_dec"], axis=1, keepdims=True)
 
-    after, metrics = train_step(state, x, RECIPE)
+    after, metrics = steps(state, [x])
     np.testing.assert_allclose(metrics["fvu"], loss, rtol=1e-5)
     for name, value in expected.items():
         moved = np.abs(np.asarray(value) - np.asarray(weights[name])).max()
@@ -74,31 +86,37 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
 def test_rows_stay_at_unit_norm_and_the_scale_never_moves(batches):
     state = started(batches)
     scale = np.asarray(state.sae.scale).copy()
-    for x in batches:
-        state, _ = train_step(state, x, RECIPE)
+    state, _ = steps(state, batches)
     np.testing.assert_allclose(np.linalg.norm(state.sae.W_dec, axis=1), 1, rtol=1e-6)
     np.testing.assert_array_equal(state.sae.scale, scale)
 
 
 def test_the_key_stays_with_the_caller(batches):
     key = jax.random.key(0)
-    train_step(initial_state(initial_sae(SHAPE, batches[0], key), RECIPE, key), batches[0], RECIPE)
+    steps(initial_state(initial_sae(SHAPE, batches[0], key), RECIPE, key), batches[:1])
     assert jax.random.key_data(key).tolist() == [0, 0]
 
 
-def test_a_tangent_has_no_component_along_its_row():
-    rng = np.random.default_rng(0)
-    rows = planted.atoms(16, 48).astype(np.float32)
-    gradient = rng.normal(size=(48, 16)).astype(np.float32)
-    found = np.asarray(tangent(jnp.asarray(gradient), jnp.asarray(rows)))
-    np.testing.assert_allclose(np.sum(found * rows, axis=1), 0, atol=1e-6)
-    outer = np.einsum("ld,le->lde", rows, rows)
-    np.testing.assert_allclose(found, gradient - np.einsum("lde,le->ld", outer, gradient), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("rows", [1, 7, 48, 64])
+def test_row_products_are_those_of_the_rows(rows):
+    a, b = np.random.default_rng(rows).normal(size=(2, rows, 16)).astype(np.float32)
+    found = row_products(jnp.asarray(a), jnp.asarray(b))
+    np.testing.assert_allclose(found, np.sum(a * b, axis=1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_along_decoder_rows_moves_nothing(batches):
+    weights = started(batches).weights
+    along = dataclasses.replace(jax.tree.map(jnp.zeros_like, weights), W_dec=3 * weights.W_dec)
+    after, moments = updated(weights, along, ADAM.init(weights), jnp.array(0.1))
+    np.testing.assert_allclose(moments.mu.W_dec, 0, atol=1e-6)
+    across = np.einsum("ld,ld->l", after.W_dec, weights.W_dec)
+    np.testing.assert_allclose(np.linalg.norm(after.W_dec, axis=1), 1, rtol=1e-6)
+    assert across.min() > 0.9
 
 
 def test_a_latent_that_is_listed_with_value_zero_has_not_fired(batches):
     """With every pre-activation below zero the top k are still listed, and nobody fires."""
-    after, metrics = train_step(with_silenced(started(batches), 48), batches[0], RECIPE)
+    after, metrics = steps(with_silenced(started(batches), 48), batches[:1])
     assert metrics["l0"] == 0
     np.testing.assert_array_equal(after.silent, 100)
 
@@ -111,7 +129,7 @@ def test_counters_say_how_long_each_latent_has_been_silent(batches):
         codes = np.asarray(state.sae.encode(x))
         dead = int(np.sum(expected >= RECIPE.dead_window))
         expected = np.where((codes > 0).any(axis=0), 0, np.minimum(expected + 100, RECIPE.dead_window))
-        state, metrics = train_step(state, x, RECIPE)
+        state, metrics = steps(state, [x])
         assert metrics["dead"] == dead
         assert (metrics["aux"] > 0) == (dead > 0)
         died = max(died, dead)
@@ -132,24 +150,53 @@ def test_steps_are_traced_once_and_never_ask_the_host(batches, monkeypatch):
     fresh = dataclasses.replace(RECIPE, steps=101)
     state = with_silenced(started(batches), 5)
     on_device = [jax.device_put(x) for x in batches]
-    state, _ = train_step(state, on_device[0], fresh)
+    state, space, _ = train_step(state, workspace(state, 100), on_device[0], fresh)
     traced = traces.call_count
     with jax.transfer_guard("disallow"):
         for x in on_device[1:]:
-            state, _ = train_step(state, x, fresh)
+            state, space, _ = train_step(state, space, x, fresh)
     assert int(np.sum(state.silent >= RECIPE.dead_window)) >= 5, "AuxK was never needed: nothing is proved"
     assert traced == traces.call_count == 1
+
+
+def test_a_step_makes_no_array_of_the_size_of_its_largest_beyond_state_and_workspace():
+    """One array like W_dec is made, and AuxK's; the product and the gradient lie in the workspace."""
+    shape, rows = SAEConfig(d_model=32, d_sae=1 << 14, k=8), 1024
+    recipe = dataclasses.replace(RECIPE, aux_capacity=256)
+    start = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
+    space = jax.eval_shape(lambda state: workspace(state, rows), start)
+    x = jax.ShapeDtypeStruct((rows, shape.d_model), jnp.float32)
+    memory = train_step.lower(start, space, x, recipe).compile().memory_analysis()
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((start, space)))
+    assert memory.alias_size_in_bytes >= 0.99 * held
+    candidates = 4 * rows * 2 * math.isqrt(shape.d_sae * shape.k)
+    aux = 4 * rows * recipe.aux_capacity
+    assert memory.temp_size_in_bytes < 4 * shape.d_sae * shape.d_model + 3 * aux + 8 * candidates
+    assert memory.temp_size_in_bytes < 4 * rows * shape.d_sae / 4
+
+
+def test_bfloat16_rounds_products_alone(batches):
+    """The loss moves by the rounding of inputs, parameters and moments stay float32, and training gets as far."""
+    half = dataclasses.replace(RECIPE, precision="bfloat16")
+    _, at_first = steps(started(batches), batches[:1])
+    rounded, also = steps(started(batches), batches[:1], half)
+    assert at_first["fvu"] != also["fvu"]
+    np.testing.assert_allclose(also["fvu"], at_first["fvu"], rtol=2e-2)
+    assert {leaf.dtype for leaf in jax.tree.leaves((rounded.weights, rounded.optimiser.mu))} == {jnp.dtype("float32")}
+    ends = [float(steps(started(batches), batches, recipe)[1]["fvu"]) for recipe in (RECIPE, half)]
+    np.testing.assert_allclose(ends[1], ends[0], rtol=5e-2)
 
 
 def test_planted_atoms_are_recovered():
     """64 atoms in 32 dimensions, 4 at a time: nearly every atom becomes a decoder row."""
     dictionary = planted.atoms(32, 64)
     x = planted.activations(1000 * 512, dictionary, active=4)
-    recipe = Recipe(1000, 3e-3, 50, 200, 16, 1 / 32, 20_000)
+    recipe = dataclasses.replace(
+        RECIPE, steps=1000, warmup_steps=50, decay_steps=200, aux_k=16, aux_capacity=64, dead_window=20_000
+    )
     key = jax.random.key(0)
     state = initial_state(initial_sae(SAEConfig(32, 64, 4), x[:8192], key), recipe, key)
-    for batch in x.reshape(1000, 512, 32):
-        state, metrics = train_step(state, batch, recipe)
+    state, metrics = steps(state, list(x.reshape(1000, 512, 32)), recipe)
     similarity = np.abs(dictionary @ np.asarray(state.sae.W_dec).T).max(axis=1)
     assert similarity.mean() > 0.9
     assert np.mean(similarity > 0.95) > 0.8

