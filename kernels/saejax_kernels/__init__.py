@@ -4,6 +4,7 @@ Which one runs is an argument of every call (`impl="jax"`, `"numba"`, `"lapack"`
 import.
 """
 
+from saejax_kernels import mosaic
 from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.encode_top_k import Precision, encode_top_k, product
@@ -16,16 +17,18 @@ from saejax_kernels.nuclear_norms import nuclear_norms
 from saejax_kernels.ordering import zero_after
 from saejax_kernels.pair_sums import pair_sums
 from saejax_kernels.polar_factors import polar_factors
-from saejax_kernels.sparse_products import outer_sum, products_at, sparse_decode, weighted_rows
+from saejax_kernels.sparse_products import Impl, outer_sum, products_at, sparse_decode, weighted_rows
 from saejax_kernels.weighted_squares import weighted_squares
 
 __all__ = [
+    "Impl",
     "Precision",
     "draw_permutations",
     "encode_top_k",
     "largest_of_rows",
     "listed_entries",
     "mid_ranks",
+    "mosaic",
     "neighbour_matches",
     "nuclear_bounds",
     "nuclear_norms",

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Float, Int
 
 from saejax_kernels.largest_of_rows import largest_of_rows
-from saejax_kernels.sparse_products import outer_sum, weighted_rows
+from saejax_kernels.sparse_products import Impl, outer_sum, weighted_rows
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 """Inputs of matrix products; sums are float32."""
@@ -26,6 +26,7 @@ def encode_top_k(
     b: Float[jax.Array, "d_sae"],
     k: int,
     precision: Precision,
+    impl: Impl,
 ) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"], Float[jax.Array, "rows d_sae"]]:
     """Find the k largest of z = (x - centre) @ W.T + b in each row; of equal ones those of the lowest latents.
 
@@ -39,18 +40,19 @@ def encode_top_k(
         b: one number per latent.
         k: entries to find per row.
         precision: of the inputs of the product.
+        impl: of the sums in the gradient, see `saejax_kernels.sparse_products`.
 
     Returns:
         The entries, largest first, and their latents; then (x - centre) @ W.T, for a caller that gives it a place to
         stay: no gradient goes through it.
     """
-    values, indices, whole = _encode(x, centre, W, b, k, precision)
+    values, indices, whole = _encode(x, centre, W, b, k, precision, impl)
     return values, indices, lax.stop_gradient(whole)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _encode(
-    x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision
+    x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision, impl: Impl
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     whole = product(x - centre, W, precision)
     return *largest_of_rows(whole, b, k), whole
@@ -71,17 +73,17 @@ def product(
     return lax.dot_general(x, W, (((1,), (1,)), ((), ())), precision=exactly, preferred_element_type=jnp.float32)
 
 
-def _forward(x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision):
-    found = _encode(x, centre, W, b, k, precision)
+def _forward(x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision, impl: Impl):
+    found = _encode(x, centre, W, b, k, precision, impl)
     return found, (x, centre, W, found[1])
 
 
-def _backward(_: int, __: Precision, residuals: tuple[jax.Array, ...], gradients: tuple):
+def _backward(_: int, __: Precision, impl: Impl, residuals: tuple[jax.Array, ...], gradients: tuple):
     x, centre, W, indices = residuals
     gradient = gradients[0]
-    to_W = outer_sum(gradient, indices, x - centre, len(W))
+    to_W = outer_sum(gradient, indices, x - centre, len(W), impl=impl)
     to_b = jnp.zeros(len(W), gradient.dtype).at[indices].add(gradient)
-    to_x = weighted_rows(gradient, indices, W)  # the compiler drops it where nobody asks for it
+    to_x = weighted_rows(gradient, indices, W, impl=impl)  # the compiler drops it where nobody asks for it
     # The sum of -to_x over rows, without needing to_x.
     to_centre = -lax.dot_general(to_b, W, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)
     return to_x, to_centre, to_W, to_b

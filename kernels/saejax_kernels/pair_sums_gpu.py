@@ -22,6 +22,7 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, memref
 from jaxtyping import Float32, Integer, Num
 
+from saejax_kernels.mosaic import interpreter
 from saejax_kernels.padding import pad_pair
 from saejax_kernels.summation import pairwise_sum, two_sum
 
@@ -71,7 +72,7 @@ def pair_sums_gpu(
         scratch_types=[plgpu.SMEM((n // THREADS, THREADS), b.dtype), plgpu.Barrier()],
         grid=chunks,
         grid_names=(PERMUTATIONS, CHUNKS),
-        interpret=_interpreter() if interpret else None,
+        interpret=interpreter() if interpret else None,
     )
     partial_sums = kernel(a, b.reshape(n, n // THREADS, THREADS), perms)
     return pairwise_sum(partial_sums.reshape(len(perms), -1)) / 2
@@ -126,10 +127,3 @@ def _load_each(_, row, places, signed):
         return memref.load(row, [arith.index_cast(ir.IndexType.get(), one) for one in at])
 
     return places.foreach(load, create_array=True, is_signed=signed)
-
-
-def _interpreter() -> Any:
-    # JAX 0.10 has it under this name alone.
-    from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
-
-    return InterpretGPUParams()

@@ -1,10 +1,16 @@
 """Products with sparse codes: `rows x k` values and the latents they belong to, never `rows x d_sae`.
 
-Each is a loop over the k columns, one row of the table gathered or scattered per activation row and column.
-On a CPU that beats one big gather or scatter-add by 3 to 15 times, and a product with dense codes by more (at
-batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8, one weight gradient 1.5 against 16),
-because XLA neither materialises `[rows, k, d]` nor multiplies by zeros.
+Of two implementations, `jax` runs on every device. Each product there is a loop over the k columns, one row of the
+table gathered or scattered per activation row and column. On a CPU that beats one big gather or scatter-add by 3 to 15 times,
+and a product with dense codes by more (at batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8, one
+weight gradient 1.5 against 16), because XLA neither materialises `[rows, k, d]` nor multiplies by zeros. Its sums over
+rows are scatters, which a GPU adds in any order.
+
+`pallas` is for NVIDIA GPUs from Hopper on, and adds in one order there (`saejax_kernels.bag_sums_gpu`).
 """
+
+from functools import partial
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +19,15 @@ from jaxtyping import Float, Int
 
 from saejax_kernels.ordering import zero_after
 
+Impl: TypeAlias = Literal["jax", "pallas"]
+
 
 def weighted_rows(
-    values: Float[jax.Array, "rows k"], indices: Int[jax.Array, "rows k"], table: Float[jax.Array, "d_sae d_model"]
+    values: Float[jax.Array, "rows k"],
+    indices: Int[jax.Array, "rows k"],
+    table: Float[jax.Array, "d_sae d_model"],
+    *,
+    impl: Impl,
 ) -> Float[jax.Array, "rows d_model"]:
     """Sum the named rows of a table with weights: out[r] = sum_j values[r, j] * table[indices[r, j]].
 
@@ -23,10 +35,14 @@ def weighted_rows(
         values: weights.
         indices: which row of the table each weight belongs to.
         table: for a decode, `W_dec`.
+        impl: see above.
 
     Returns:
         One vector per row.
     """
+    if impl == "pallas":
+        rows, k = indices.shape
+        return _bag_sums(values.reshape(-1), indices.reshape(-1), k * jnp.arange(rows + 1), table)
 
     def add_column(total: jax.Array, column: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         value, index = column
@@ -37,7 +53,11 @@ def weighted_rows(
 
 
 def products_at(
-    x: Float[jax.Array, "rows d_model"], indices: Int[jax.Array, "rows k"], table: Float[jax.Array, "d_sae d_model"]
+    x: Float[jax.Array, "rows d_model"],
+    indices: Int[jax.Array, "rows k"],
+    table: Float[jax.Array, "d_sae d_model"],
+    *,
+    impl: Impl,
 ) -> Float[jax.Array, "rows k"]:
     """Take the named entries of `x @ table.T`: out[r, j] = x[r] . table[indices[r, j]].
 
@@ -45,10 +65,13 @@ def products_at(
         x: one vector per row.
         indices: which rows of the table to multiply with.
         table: for the gradient of codes, `W_dec`.
+        impl: see above; XLA's own is as fast as memory on a GPU, in one gather.
 
     Returns:
         One product per row and column of `indices`.
     """
+    if impl == "pallas":
+        return jnp.sum(x[:, None, :] * table[indices], axis=2)
     return lax.map(lambda index: jnp.sum(x * table[index], axis=1), indices.T).T
 
 
@@ -57,6 +80,8 @@ def outer_sum(
     indices: Int[jax.Array, "rows k"],
     x: Float[jax.Array, "rows d_model"],
     size: int,
+    *,
+    impl: Impl,
 ) -> Float[jax.Array, "size d_model"]:
     """Compute `codes.T @ x` for sparse codes: out[l] = sum of values[r, j] * x[r] where indices[r, j] = l.
 
@@ -65,10 +90,15 @@ def outer_sum(
         indices: the latent of each value.
         x: one vector per row.
         size: number of latents, d_sae.
+        impl: see above.
 
     Returns:
         One vector per latent; zero where no row names it.
     """
+    if impl == "pallas":
+        latents, order = lax.sort_key_val(indices.reshape(-1), jnp.arange(indices.size))
+        starts = jnp.searchsorted(latents, jnp.arange(size + 1))
+        return _bag_sums(values.reshape(-1)[order], order // indices.shape[1], starts, x)
 
     def add_column(total: jax.Array, column: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         value, index = column
@@ -78,9 +108,12 @@ def outer_sum(
     return lax.scan(add_column, start, (values.T, indices.T))[0]
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def sparse_decode(
-    values: Float[jax.Array, "rows k"], indices: Int[jax.Array, "rows k"], W_dec: Float[jax.Array, "d_sae d_model"]
+    values: Float[jax.Array, "rows k"],
+    indices: Int[jax.Array, "rows k"],
+    W_dec: Float[jax.Array, "d_sae d_model"],
+    impl: Impl,
 ) -> Float[jax.Array, "rows d_model"]:
     """Decode sparse codes, `codes @ W_dec`, with sparse gradients to the values and to `W_dec`.
 
@@ -88,28 +121,36 @@ def sparse_decode(
         values: codes of the active latents.
         indices: the active latents.
         W_dec: decoder rows.
+        impl: see above.
 
     Returns:
         The reconstruction without `b_dec`.
     """
-    return weighted_rows(values, indices, W_dec)
+    return weighted_rows(values, indices, W_dec, impl=impl)
 
 
 def _decode_forward(
-    values: jax.Array, indices: jax.Array, W_dec: jax.Array
+    values: jax.Array, indices: jax.Array, W_dec: jax.Array, impl: Impl
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    return weighted_rows(values, indices, W_dec), (values, indices, W_dec)
+    return weighted_rows(values, indices, W_dec, impl=impl), (values, indices, W_dec)
 
 
 def _decode_backward(
-    residuals: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
+    impl: Impl, residuals: tuple[jax.Array, jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, None, jax.Array]:
     values, indices, W_dec = residuals
     return (
-        products_at(gradient, indices, W_dec),
+        products_at(gradient, indices, W_dec, impl=impl),
         None,
-        outer_sum(values, indices, gradient, W_dec.shape[0]),
+        outer_sum(values, indices, gradient, W_dec.shape[0], impl=impl),
     )
 
 
 sparse_decode.defvjp(_decode_forward, _decode_backward)
+
+
+def _bag_sums(weights: jax.Array, rows: jax.Array, starts: jax.Array, table: jax.Array) -> jax.Array:
+    from saejax_kernels.bag_sums_gpu import bag_sums_gpu  # here, because Pallas takes long to import
+
+    rows, starts = rows.astype(jnp.int32), starts.astype(jnp.int32)
+    return lax.platform_dependent(weights, rows, starts, table, cuda=bag_sums_gpu)

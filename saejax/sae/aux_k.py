@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Bool, Float, Int
 from saejax_kernels import Precision, product
 
+from saejax.sae.losses import Forward
 from saejax.sae.weights import Weights
 from saejax.types import Array
 
@@ -26,7 +27,7 @@ def add_aux_gradient(
     weights: Weights,
     dead: Bool[Array, "d_sae"],
     x: Float[Array, "rows d_model"],
-    residual: Float[Array, "rows d_model"],
+    forward: Forward,
     *,
     turn: Int[Array, ""],
     aux_k: int,
@@ -44,7 +45,7 @@ def add_aux_gradient(
         weights: the SAE's.
         dead: which latents are dead.
         x: activations in scaled units.
-        residual: what the SAE left unexplained, scaled units; a constant here, as `x` is.
+        forward: what the forward pass found; a constant here, as `x` is.
         turn: number of the step; where more latents are dead than fit, they take turns by it.
         aux_k: dead latents used per row, all of them where fewer are dead.
         capacity: dead latents considered in one step.
@@ -59,7 +60,7 @@ def add_aux_gradient(
     taken = in_turn(dead, turn, min(capacity, d_sae))
     count = jnp.sum(taken)
     latents = jnp.nonzero(taken, size=width, fill_value=d_sae)[0]
-    x = x - weights.b_dec
+    x, residual = x - weights.b_dec, forward.residual
 
     def block(at: Array, table: Array) -> Array:
         chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
@@ -69,8 +70,8 @@ def add_aux_gradient(
         return lax.dynamic_slice_in_dim(codes, at * BLOCK, BLOCK, axis=1)
 
     def encode(at: Array, codes: Array) -> Array:
-        z = product(x, block(at, weights.encoder), precision) + block(at, weights.b_enc)
-        # Places without a latent have weights of zero, so their codes are zero too.
+        chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
+        z = forward.product.at[:, chosen].get(mode="fill", fill_value=0) + block(at, weights.b_enc)
         return lax.dynamic_update_slice_in_dim(codes, jnp.maximum(z, 0), at * BLOCK, axis=1)
 
     def decode(at: Array, total: Array) -> Array:
@@ -78,10 +79,10 @@ def add_aux_gradient(
 
     def backward(at: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         own = part(at, codes)
-        to_codes = jnp.where(own > 0, product(slope, block(at, weights.W_dec), precision), 0)
+        to_codes = jnp.where(own.T > 0, product(block(at, weights.W_dec), slope, precision), 0)
         found = (
-            product(to_codes.T, x.T, precision),
-            jnp.sum(to_codes, axis=0),
+            product(to_codes, x.T, precision),
+            jnp.sum(to_codes, axis=1),
             product(own.T, slope.T, precision),
         )
         return tuple(

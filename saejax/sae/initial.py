@@ -68,7 +68,7 @@ def geometric_median(x: Float[Array, "rows d_model"]) -> Float[Array, "d_model"]
         step, median, _ = state
         distance = jnp.linalg.norm(x - median, axis=1)
         weight = 1 / jnp.maximum(distance, 1e-12)
-        better = weight @ x / jnp.sum(weight)
+        better = jnp.matmul(weight, x, precision="highest") / jnp.sum(weight)
         return step + 1, better, jnp.linalg.norm(better - median) / jnp.maximum(jnp.mean(distance), 1e-12)
 
     def unfinished(state: tuple[Array, Array, Array]) -> Array:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
-from saejax_kernels import Precision, encode_top_k, sparse_decode
+from saejax_kernels import Impl, Precision, encode_top_k, sparse_decode
 
 from saejax.sae.weights import Weights
 from saejax.types import Array
@@ -25,7 +25,7 @@ class Forward(NamedTuple):
 
 
 def reconstruction_loss(
-    weights: Weights, x: Float[Array, "rows d_model"], k: int, precision: Precision
+    weights: Weights, x: Float[Array, "rows d_model"], k: int, precision: Precision, impl: Impl
 ) -> tuple[Float[Array, ""], "Forward"]:
     """Compute the squared error of a batch as a fraction of the data's variance.
 
@@ -39,11 +39,12 @@ def reconstruction_loss(
         x: activations in scaled units.
         k: latents kept per row.
         precision: of the inputs of the encoder's product.
+        impl: of the sums over codes.
 
     Returns:
         The loss, and what the rest of a step needs.
     """
-    values, indices, product = encode_top_k(x, weights.b_dec, weights.encoder, weights.b_enc, k, precision)
+    values, indices, product = encode_top_k(x, weights.b_dec, weights.encoder, weights.b_enc, k, precision, impl)
     values = jax.nn.relu(values)
-    residual = x - (sparse_decode(values, indices, weights.W_dec) + weights.b_dec)
+    residual = x - (sparse_decode(values, indices, weights.W_dec, impl) + weights.b_dec)
     return jnp.mean(jnp.sum(residual**2, axis=1)) / x.shape[1], Forward(residual, values, indices, product)

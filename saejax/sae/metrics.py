@@ -82,7 +82,7 @@ class Measured:
 def _explain(sae: SAE, x: Array) -> tuple[Array, Array, Array]:
     scaled = x * sae.scale
     values, indices = top_k_codes(scaled, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
-    error = scaled - (sparse_decode(values, indices, sae.W_dec) + sae.b_dec)
+    error = scaled - (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec)
     return values, indices, jnp.sum(error**2, axis=1)
 
 
@@ -158,7 +158,7 @@ class DecoderCosines:
 @jax.jit
 def _pair_cosines(rows: Array, start: Array, others: Array) -> tuple[Array, Array, Array]:
     """Sum, maximum and histogram bins of |cos| of rows numbered from `start` with the rows after each."""
-    cosine = jnp.minimum(jnp.abs(rows @ others.T), 1)
+    cosine = jnp.minimum(jnp.abs(jnp.matmul(rows, others.T, precision="highest")), 1)
     later = jnp.arange(len(others))[None, :] > start + jnp.arange(len(rows))[:, None]
     cosine = jnp.where(later, cosine, 0)
     bins = jnp.minimum((cosine * COSINE_BINS).astype(jnp.int32), COSINE_BINS - 1)

@@ -130,12 +130,12 @@ def _encode_sparse(sae: SAE, x: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _decode(sae: SAE, codes: Array) -> Array:
-    return (codes @ sae.W_dec + sae.b_dec) / sae.scale
+    return (jnp.matmul(codes, sae.W_dec, precision="highest") + sae.b_dec) / sae.scale
 
 
 @jax.jit
 def _decode_sparse(sae: SAE, values: Array, indices: Array) -> Array:
-    return (sparse_decode(values, indices, sae.W_dec) + sae.b_dec) / sae.scale
+    return (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec) / sae.scale
 
 
 def shapes(config: SAEConfig) -> SAE:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Float
-from saejax_kernels import Precision, zero_after
+from saejax_kernels import Impl, Precision, zero_after
 
 from saejax.sae.aux_k import add_aux_gradient
 from saejax.sae.losses import reconstruction_loss
@@ -47,6 +47,8 @@ class Recipe:
     """Tokens without firing after which a latent counts as dead."""
     precision: Precision
     """Inputs of matrix products: float32, or bfloat16; everything else is float32."""
+    impl: Impl
+    """What sums over codes: jax, on any device; pallas, on NVIDIA GPUs from Hopper on."""
 
     def rate(self, step: Any) -> Float[Array, ""]:
         """Give the learning rate of a step: linear up from 0, constant, linear down to 0.
@@ -160,11 +162,11 @@ def train_step(
     del space  # its buffers become those of the one that is returned
     weights, scaled = state.weights, x * state.scale
     (fvu, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(
-        weights, scaled, state.config.k, recipe.precision
+        weights, scaled, state.config.k, recipe.precision, recipe.impl
     )
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
-        gradient, weights, dead, scaled, forward.residual,
+        gradient, weights, dead, scaled, forward,
         turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient,
         precision=recipe.precision,
     )  # fmt: skip

@@ -13,12 +13,12 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Float
-from saejax_kernels import Precision
+from saejax_kernels import Precision, mosaic
 
 from saejax import artifacts
 from saejax.activations.reader import blocks, shuffled_batches
@@ -73,6 +73,8 @@ class SAETrainConfig:
     """Tokens without firing after which a latent counts as dead."""
     precision: Precision = "float32"
     """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
+    impl: Literal["auto", "jax", "pallas"] = "auto"
+    """What sums over codes: jax, on any device; pallas, on NVIDIA GPUs from Hopper on; auto is pallas there."""
     initial_rows: int = 8192
     """Rows that set the input scale and the geometric median with which b_dec begins."""
     checkpoint_every: int = 500
@@ -129,6 +131,7 @@ class SAETrainConfig:
             aux_coefficient=self.aux_coefficient,
             dead_window=self.dead_window,
             precision=self.precision,
+            impl=self.impl if self.impl != "auto" else "pallas" if mosaic.runs_here() else "jax",
         )
 
 

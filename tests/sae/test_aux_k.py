@@ -46,9 +46,9 @@ def with_aux(
     weights: Weights, dead: jax.Array, x: jax.Array, capacity: int = D_SAE, turn: int = 0
 ) -> tuple[jax.Array, Weights, Weights]:
     """Return the AuxK loss, the gradient with it and the gradient without."""
-    (_, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(weights, x, K, "float32")
+    (_, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(weights, x, K, "float32", "jax")
     loss, both = add_aux(
-        gradient, weights, dead, x, forward.residual,
+        gradient, weights, dead, x, forward,
         turn=jnp.array(turn), aux_k=AUX_K, capacity=capacity, coefficient=COEFFICIENT, precision="float32",
     )  # fmt: skip
     return loss, both, gradient
@@ -88,8 +88,9 @@ def test_it_is_nothing_while_no_latent_is_dead(weights, x):
 def test_it_is_finite_where_nothing_is_left_over(weights, x):
     """A residual without variance (here a single row) gives no gradient rather than NaN."""
     gradient = jax.tree.map(jnp.zeros_like, weights)
+    _, forward = reconstruction_loss(weights, x[:1], K, "float32", "jax")
     loss, added = add_aux(
-        gradient, weights, dead_latents(4), x[:1], x[:1],
+        gradient, weights, dead_latents(4), x[:1], forward,
         turn=jnp.array(0), aux_k=AUX_K, capacity=D_SAE, coefficient=COEFFICIENT, precision="float32",
     )  # fmt: skip
     assert loss == 0

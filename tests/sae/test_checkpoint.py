@@ -12,7 +12,7 @@ from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.step import Recipe, TrainState, initial_state, train_step, workspace
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
-RECIPE = Recipe(30, 3e-3, 5, 10, 8, 48, 1 / 32, dead_window=500, precision="float32")
+RECIPE = Recipe(30, 3e-3, 5, 10, 8, 48, 1 / 32, dead_window=500, precision="float32", impl="jax")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ SHAPE = SAEConfig(d_model=8, d_sae=24, k=4)
 
 
 def loss_of(sae: SAE, x: np.ndarray) -> jax.Array:
-    return reconstruction_loss(Weights.of(sae), jnp.asarray(x), SHAPE.k, "float32")[0]
+    return reconstruction_loss(Weights.of(sae), jnp.asarray(x), SHAPE.k, "float32", "jax")[0]
 
 
 def test_the_loss_is_the_squared_error_over_the_width():

@@ -26,6 +26,7 @@ RECIPE = Recipe(
     aux_coefficient=1 / 32,
     dead_window=300,
     precision="float32",
+    impl="jax",
 )
 
 
