@@ -54,12 +54,12 @@ def bag_sums_gpu(
     width = table.shape[1]
     table = jnp.pad(table, ((0, 0), (0, -width % THREADS)))
     stretch = max(size for size in range(THREADS, WIDEST + 1, THREADS) if table.shape[1] % size == 0)
-    grid = (len(starts) - 1, table.shape[1] // stretch)
+    grid = (table.shape[1] // stretch, len(starts) - 1)
     kernel = plgpu.kernel(
         partial(_sum_bag, stretch=stretch, interpret=interpret),
-        out_type=jax.ShapeDtypeStruct((grid[0], table.shape[1]), jnp.float32),
+        out_type=jax.ShapeDtypeStruct((len(starts) - 1, table.shape[1]), jnp.float32),
         grid=grid,
-        grid_names=(BAGS, STRETCHES),
+        grid_names=(STRETCHES, BAGS),
         interpret=interpreter() if interpret else None,
     )
     return kernel(weights, rows, starts, table)[:, :width]

@@ -1,12 +1,14 @@
 """Products with sparse codes: `rows x k` values and the latents they belong to, never `rows x d_sae`.
 
 Of two implementations, `jax` runs on every device. Each product there is a loop over the k columns, one row of the
-table gathered or scattered per activation row and column. On a CPU that beats one big gather or scatter-add by 3 to 15 times,
-and a product with dense codes by more (at batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8, one
-weight gradient 1.5 against 16), because XLA neither materialises `[rows, k, d]` nor multiplies by zeros. Its sums over
-rows are scatters, which a GPU adds in any order.
+table gathered or scattered per activation row and column. On a CPU that beats one big gather or scatter-add by 3 to 15
+times, and a product with dense codes by more (at batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8,
+one weight gradient 1.5 against 16), because XLA neither materialises `[rows, k, d]` nor multiplies by zeros. Its sums
+over rows are scatters, which a GPU adds in any order.
 
-`pallas` is for NVIDIA GPUs from Hopper on, and adds in one order there (`saejax_kernels.bag_sums_gpu`).
+`pallas` is for NVIDIA GPUs from Hopper on, and adds in one order there (`saejax_kernels.bag_sums_gpu`). On an H200 (JAX
+0.11.2; batch 8,192, d_model 2,304, d_sae 65,536, k 64) a decode took 1.3 ms against 1.8, a weight gradient 1.7 against
+5.2, and the gradient to the codes 1.4 against 3.1.
 """
 
 from functools import partial

@@ -63,7 +63,7 @@ def test_it_does_not_fall_back_to_the_cpu() -> None:
 @pytest.mark.skipif(not mosaic.runs_here(), reason="needs an NVIDIA GPU from Hopper on")
 @pytest.mark.parametrize(
     ("pairs", "count", "size", "width"),
-    [(50, 7, 20, 128), (4000, 600, 90, 200), (3000, 16, 1000, 2304), (9, 3, 4, 4096)],
+    [(50, 7, 20, 128), (4000, 600, 90, 200), (3000, 16, 1000, 2304), (9, 3, 4, 4096), (2000, 70_000, 50, 128)],
 )
 def test_the_kernel_gives_the_sums_on_the_gpu_and_the_same_ones_again(
     pairs: int, count: int, size: int, width: int
