@@ -8,7 +8,7 @@ from saejax_kernels import mosaic
 from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
 from saejax_kernels.encode_top_k import Precision, encode_top_k, product
-from saejax_kernels.largest_of_rows import largest_of_rows
+from saejax_kernels.largest_of_rows import largest_of_rows, top_k
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.mid_ranks import mid_ranks
 from saejax_kernels.neighbour_matches import neighbour_matches
@@ -39,6 +39,7 @@ __all__ = [
     "product",
     "products_at",
     "sparse_decode",
+    "top_k",
     "weighted_rows",
     "weighted_squares",
     "zero_after",

@@ -34,11 +34,11 @@ def largest_of_rows(
     size = 1 << round(math.log2(max(math.sqrt(columns / k), 1)))
     groups = columns // size
     if k >= groups:
-        return _top_k(matrix + bias, k)
+        return top_k(matrix + bias, k)
     whole = groups * size
     grouped = matrix[:, :whole].reshape(rows, groups, size)
     bias_of = bias[:whole].reshape(groups, size)
-    _, chosen = _top_k(jnp.max(grouped + bias_of, axis=2), k)
+    _, chosen = top_k(jnp.max(grouped + bias_of, axis=2), k)
     chosen = jnp.sort(chosen, axis=1)  # so that of equal candidates the first has the lowest column
     candidates = (jnp.take_along_axis(grouped, chosen[:, :, None], axis=1) + bias_of[chosen]).reshape(rows, k * size)
     places = (chosen[:, :, None] * size + jnp.arange(size)).reshape(rows, k * size)
@@ -46,11 +46,23 @@ def largest_of_rows(
         rest = jnp.broadcast_to(jnp.arange(whole, columns), (rows, columns - whole))
         candidates = jnp.concatenate([candidates, matrix[:, whole:] + bias[whole:]], axis=1)
         places = jnp.concatenate([places, rest], axis=1)
-    values, at = _top_k(candidates, k)
+    values, at = top_k(candidates, k)
     return values, jnp.take_along_axis(places, at, axis=1)
 
 
-def _top_k(matrix: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    # Without the barrier XLA on CPU sorts in full where the result of top_k is sliced later, 40 times slower.
-    values, indices = lax.optimization_barrier(lax.top_k(matrix, k))
-    return values, indices
+def top_k(
+    matrix: Float[jax.Array, "rows columns"], k: int
+) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
+    """Call `lax.top_k`, of which XLA on CPU makes a full sort, 40 times slower, where its result is sliced later.
+
+    A barrier keeps it from that; one for each result, because XLA on CPU fails where one for both meets a mesh.
+
+    Args:
+        matrix: entries.
+        k: entries to find per row.
+
+    Returns:
+        The entries and their columns.
+    """
+    values, indices = lax.top_k(matrix, k)
+    return lax.optimization_barrier(values), lax.optimization_barrier(indices)

@@ -12,8 +12,9 @@ import dataclasses
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
-from saejax_kernels import Precision, product
+from saejax_kernels import product
 
+from saejax.sae.execution import Execution
 from saejax.sae.losses import Forward
 from saejax.sae.weights import Weights
 from saejax.types import Array
@@ -33,7 +34,7 @@ def add_aux_gradient(
     aux_k: int,
     capacity: int,
     coefficient: float,
-    precision: Precision,
+    how: Execution,
 ) -> tuple[Float[Array, ""], Weights]:
     """Compute the AuxK loss and add its gradient, at a cost that follows the number of dead latents.
 
@@ -41,7 +42,7 @@ def add_aux_gradient(
     each row's `aux_k` largest positive codes among dead latents. Memory: three arrays of rows x capacity.
 
     Args:
-        gradient: gradient of the reconstruction loss.
+        gradient: gradient of the reconstruction loss; where it is sharded, the part of this device's rows.
         weights: the SAE's.
         dead: which latents are dead.
         x: activations in scaled units.
@@ -50,15 +51,16 @@ def add_aux_gradient(
         aux_k: dead latents used per row, all of them where fewer are dead.
         capacity: dead latents considered in one step.
         coefficient: weight of the loss.
-        precision: of the inputs of matrix products.
+        how: how to compute.
 
     Returns:
         The loss before the coefficient, 0 while none is dead or the residual does not vary; the summed gradient.
     """
-    d_sae, rows = len(dead), len(x)
+    d_sae, rows = len(dead), how.all_rows(len(x))
     width = -(-min(capacity, d_sae) // BLOCK) * BLOCK
-    taken = in_turn(dead, turn, min(capacity, d_sae))
-    count = jnp.sum(taken)
+    taken = in_turn(dead, turn, capacity, how)
+    own_count = jnp.sum(taken)
+    count = how.over_latents(own_count)
     latents = jnp.nonzero(taken, size=width, fill_value=d_sae)[0]
     x, residual = x - weights.b_dec, forward.residual
 
@@ -75,31 +77,32 @@ def add_aux_gradient(
         return lax.dynamic_update_slice_in_dim(codes, jnp.maximum(z, 0), at * BLOCK, axis=1)
 
     def decode(at: Array, total: Array) -> Array:
-        return total + product(part(at, codes), block(at, weights.W_dec).T, precision)
+        return total + product(part(at, codes), block(at, weights.W_dec).T, how.precision)
 
     def backward(at: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         own = part(at, codes)
-        to_codes = jnp.where(own.T > 0, product(block(at, weights.W_dec), slope, precision), 0)
+        to_codes = jnp.where(own.T > 0, product(block(at, weights.W_dec), slope, how.precision), 0)
         found = (
-            product(to_codes, x.T, precision),
+            product(to_codes, x.T, how.precision),
             jnp.sum(to_codes, axis=1),
-            product(own.T, slope.T, precision),
+            product(own.T, slope.T, how.precision),
         )
         return tuple(
             lax.dynamic_update_slice_in_dim(sum_, one, at * BLOCK, axis=0)
             for sum_, one in zip(sums, found, strict=True)
         )  # type: ignore[return-value]
 
-    blocks = -(-count // BLOCK)
-    codes = lax.fori_loop(0, blocks, encode, jnp.zeros((rows, width), jnp.float32))
-    codes = lax.cond(count > aux_k, lambda codes: only_largest(codes, aux_k), lambda codes: codes, codes)
-    error = lax.fori_loop(0, blocks, decode, jnp.zeros_like(residual)) - residual
-    variance = jnp.mean(jnp.sum((residual - jnp.mean(residual, axis=0)) ** 2, axis=1))
+    blocks = -(-own_count // BLOCK)
+    codes = lax.fori_loop(0, blocks, encode, jnp.zeros((len(x), width), jnp.float32))
+    codes = lax.cond(count > aux_k, lambda codes: only_largest(codes, aux_k, how), lambda codes: codes, codes)
+    error = how.over_latents(lax.fori_loop(0, blocks, decode, jnp.zeros_like(residual))) - residual
+    mean = how.over_rows(jnp.sum(residual, axis=0)) / rows
+    variance = how.over_rows(jnp.sum((residual - mean) ** 2)) / rows
     per_variance = jnp.where((count > 0) & (variance > 0), 1 / jnp.where(variance > 0, variance, 1), 0)
     slope = 2 * coefficient / rows * per_variance * error
     nothing = (jnp.zeros((width, x.shape[1])), jnp.zeros(width), jnp.zeros((width, x.shape[1])))
     to_encoder, to_b_enc, to_W_dec = lax.fori_loop(0, blocks, backward, nothing)
-    return per_variance * jnp.mean(jnp.sum(error**2, axis=1)), dataclasses.replace(
+    return per_variance * how.over_rows(jnp.sum(error**2)) / rows, dataclasses.replace(
         gradient,
         encoder=gradient.encoder.at[latents].add(to_encoder, mode="drop"),
         b_enc=gradient.b_enc.at[latents].add(to_b_enc, mode="drop"),
@@ -107,34 +110,38 @@ def add_aux_gradient(
     )
 
 
-def in_turn(dead: Bool[Array, "d_sae"], turn: Int[Array, ""], capacity: int) -> Bool[Array, "d_sae"]:
+def in_turn(dead: Bool[Array, "d_sae"], turn: Int[Array, ""], capacity: int, how: Execution) -> Bool[Array, "d_sae"]:
     """Choose dead latents, all of them where they fit, else the next `capacity` of them in a round.
 
     Args:
         dead: which latents are dead.
         turn: number of the step, from 0.
-        capacity: latents to choose at most.
+        capacity: latents to choose at most, on all devices together.
+        how: how to compute.
 
     Returns:
         Which are chosen. As long as the same n are dead, each is chosen once in any ceil(n / capacity) turns at least.
     """
-    count = jnp.maximum(jnp.sum(dead), 1).astype(jnp.uint32)
+    own = jnp.sum(dead)
+    count = jnp.maximum(how.over_latents(own), 1).astype(jnp.uint32)
     first = turn.astype(jnp.uint32) % count * capacity % count
-    place = (jnp.cumsum(dead).astype(jnp.uint32) - 1 + count - first) % count
+    rank = (how.before(own) + jnp.cumsum(dead)).astype(jnp.uint32) - 1
+    place = (rank + count - first) % count
     return dead & (place < capacity)
 
 
-def only_largest(codes: Float[Array, "rows latents"], k: int) -> Float[Array, "rows latents"]:
+def only_largest(codes: Float[Array, "rows latents"], k: int, how: Execution) -> Float[Array, "rows latents"]:
     """Set all but the k largest entries of each row to zero; entries equal to the k-th stay.
 
     Args:
         codes: not negative, finite.
-        k: entries to keep, at most as many as there are latents.
+        k: entries to keep, on all devices together; at most as many as there are latents.
+        how: how to compute.
     """
-    return jnp.where(codes >= threshold(codes, k)[:, None], codes, 0)
+    return jnp.where(codes >= threshold(codes, k, how)[:, None], codes, 0)
 
 
-def threshold(values: Float[Array, "rows latents"], k: int) -> Float[Array, "rows"]:
+def threshold(values: Float[Array, "rows latents"], k: int, how: Execution) -> Float[Array, "rows"]:
     """Find for each row a number that its k largest entries reach and no others, unless they equal the k-th.
 
     By bisection: the bits of floats that are not negative, read as integers, are in the order of the floats. It ends
@@ -143,14 +150,15 @@ def threshold(values: Float[Array, "rows latents"], k: int) -> Float[Array, "row
 
     Args:
         values: not negative, finite.
-        k: rank from the top, from 1.
+        k: rank from the top, from 1, on all devices together.
+        how: how to compute.
     """
     bits = lax.bitcast_convert_type(values, jnp.int32)
 
     def halve(bounds: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         low, high, above = bounds
         middle = low + (high - low) // 2
-        count = jnp.sum(bits >= middle[:, None], axis=1)
+        count = how.over_latents(jnp.sum(bits >= middle[:, None], axis=1))
         enough = count >= k
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle), jnp.where(enough, count, above)
 
@@ -159,5 +167,6 @@ def threshold(values: Float[Array, "rows latents"], k: int) -> Float[Array, "row
         return jnp.any((above > k) & (high - low > 1))
 
     rows, latents = values.shape
-    start = (jnp.zeros(rows, jnp.int32), jnp.full(rows, 0x7F800000, jnp.int32), jnp.full(rows, latents))
+    everything = how.over_latents(jnp.full(rows, latents))
+    start = (jnp.zeros(rows, jnp.int32), jnp.full(rows, 0x7F800000, jnp.int32), everything)
     return lax.bitcast_convert_type(lax.while_loop(unfinished, halve, start)[0], jnp.float32)

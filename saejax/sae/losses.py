@@ -1,18 +1,19 @@
-"""The reconstruction loss of a TopK SAE, in scaled units."""
+"""The reconstruction loss of a TopK SAE and its gradient, in scaled units."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
-from saejax_kernels import Impl, Precision, encode_top_k, sparse_decode
+from saejax_kernels import largest_of_rows, outer_sum, product, products_at, weighted_rows
 
+from saejax.sae.execution import Execution
 from saejax.sae.weights import Weights
 from saejax.types import Array
 
 
 class Forward(NamedTuple):
-    """What a forward pass finds beside the loss."""
+    """What a forward pass finds; where it is sharded, of the rows and latents of one device."""
 
     residual: Float[Array, "rows d_model"]
     """x - x_hat."""
@@ -21,30 +22,52 @@ class Forward(NamedTuple):
     indices: Int[Array, "rows k"]
     """Their latents."""
     product: Float[Array, "rows d_sae"]
-    """The encoder's product, without its bias."""
+    """(x - b_dec) @ W_enc."""
 
 
 def reconstruction_loss(
-    weights: Weights, x: Float[Array, "rows d_model"], k: int, precision: Precision, impl: Impl
-) -> tuple[Float[Array, ""], "Forward"]:
-    """Compute the squared error of a batch as a fraction of the data's variance.
+    weights: Weights, x: Float[Array, "rows d_model"], k: int, how: Execution
+) -> tuple[Float[Array, ""], Forward, Weights]:
+    """Compute the squared error of a batch as a fraction of the data's variance, and its gradient.
 
     loss = mean_r |x_r - x_hat_r|^2 / d_model, in scaled units.
 
     d_model is the summed variance of the sample that set `scale`, in scaled units; so this is the batch's FVU
     with one fixed denominator for the whole run, not the variance of whichever batch comes by.
 
+    The gradient is written out, because it is as sparse as the codes: the automatic one scatters them into `[rows,
+    d_sae]` arrays and multiplies those. Memory beyond what is returned: rows x 2 sqrt(d_sae k) numbers, and a few
+    arrays like x.
+
     Args:
         weights: the SAE's.
         x: activations in scaled units.
         k: latents kept per row.
-        precision: of the inputs of the encoder's product.
-        impl: of the sums over codes.
+        how: how to compute.
 
     Returns:
-        The loss, and what the rest of a step needs.
+        The loss, what the forward pass found, and the gradient; where it is sharded, the part of the gradient that
+        this device's rows give.
     """
-    values, indices, product = encode_top_k(x, weights.b_dec, weights.encoder, weights.b_enc, k, precision, impl)
-    values = jax.nn.relu(values)
-    residual = x - (sparse_decode(values, indices, weights.W_dec, impl) + weights.b_dec)
-    return jnp.mean(jnp.sum(residual**2, axis=1)) / x.shape[1], Forward(residual, values, indices, product)
+    d_sae, width = weights.encoder.shape
+    centred = x - weights.b_dec
+    whole = product(centred, weights.encoder, how.precision)
+    values, indices = largest_of_rows(whole, weights.b_enc, min(k, d_sae))
+    values = jax.nn.relu(how.only_largest_of_all(values, k))
+    decoded = how.over_latents(weighted_rows(values, indices, weights.W_dec, impl=how.impl))
+    residual = x - (decoded + weights.b_dec)
+    entries = how.all_rows(len(x)) * width
+    loss = how.over_rows(jnp.sum(residual**2)) / entries
+
+    to_x_hat = -2 / entries * residual
+    to_codes = jnp.where(values > 0, products_at(to_x_hat, indices, weights.W_dec, impl=how.impl), 0)
+    to_b_enc = jnp.zeros(d_sae).at[indices].add(to_codes)
+    # The sum over rows of the gradient to `centred`, without needing that.
+    to_centred = how.over_latents(jnp.matmul(to_b_enc, weights.encoder, precision="highest"))
+    gradient = Weights(
+        encoder=outer_sum(to_codes, indices, centred, d_sae, impl=how.impl),
+        b_enc=to_b_enc,
+        W_dec=outer_sum(values, indices, to_x_hat, d_sae, impl=how.impl),
+        b_dec=jnp.sum(to_x_hat, axis=0) - to_centred,
+    )
+    return loss, Forward(residual, values, indices, whole), gradient

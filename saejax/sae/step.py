@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from saejax_kernels import Impl, Precision, zero_after
 
 from saejax.sae.aux_k import add_aux_gradient
+from saejax.sae.execution import DATA, LATENT, Execution
 from saejax.sae.losses import reconstruction_loss
 from saejax.sae.params import SAE, SAEConfig
 from saejax.sae.weights import Weights
@@ -141,9 +143,40 @@ def workspace(state: TrainState, rows: int) -> Workspace:
     return Workspace(jnp.zeros((rows, state.config.d_sae)), jax.tree.map(jnp.zeros_like, state.weights))
 
 
-@partial(jax.jit, static_argnames="recipe", donate_argnames=("state", "space"), keep_unused=True)
+def state_places(state: TrainState) -> TrainState:
+    """Say over which mesh axis the first axis of each array of a state is spread: latents, or none."""
+    weights = Weights(*[PartitionSpec(LATENT)] * 3, b_dec=PartitionSpec())
+    nowhere = PartitionSpec()
+    return TrainState(
+        weights=weights,
+        scale=nowhere,
+        optimiser=state.optimiser._replace(count=nowhere, mu=weights, nu=weights),
+        silent=PartitionSpec(LATENT),
+        step=nowhere,
+        key=nowhere,
+        config=state.config,
+    )
+
+
+def workspace_places() -> Workspace:
+    """Say the same of a workspace."""
+    return Workspace(PartitionSpec(DATA, LATENT), Weights(*[PartitionSpec(LATENT)] * 3, b_dec=PartitionSpec()))
+
+
+def placed(tree: Any, places: Any, mesh: Mesh) -> Any:
+    """Put the arrays of a state or a workspace where a mesh has them.
+
+    Args:
+        tree: the arrays.
+        places: what `state_places` or `workspace_places` say.
+        mesh: with axes `data` and `latent`.
+    """
+    return jax.tree.map(lambda leaf, place: jax.device_put(leaf, NamedSharding(mesh, place)), tree, places)
+
+
+@partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("state", "space"), keep_unused=True)
 def train_step(
-    state: TrainState, space: Workspace, x: Float[AnyArray, "rows d_model"], recipe: Recipe
+    state: TrainState, space: Workspace, x: Float[AnyArray, "rows d_model"], recipe: Recipe, mesh: Mesh | None = None
 ) -> tuple[TrainState, Workspace, dict[str, Array]]:
     """Take one step on one batch.
 
@@ -154,33 +187,51 @@ def train_step(
         space: the run's workspace, donated too.
         x: activations in the model's units.
         recipe: recipe of the run.
+        mesh: devices over whose axes `data` and `latent` the step is spread; state and workspace are to be
+            `placed` there.
 
     Returns:
         The state after, the workspace, and metrics of the batch before the step: `fvu` (against the variance of the
         initial sample), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
     """
     del space  # its buffers become those of the one that is returned
+    x = jnp.asarray(x)
+    if mesh is None:
+        return _step(state, x, recipe, Execution(recipe.precision, recipe.impl))
+    step = partial(_step, recipe=recipe, how=Execution(recipe.precision, recipe.impl, sharded=True))
+    of_state = state_places(state)
+    return jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(of_state, PartitionSpec(DATA)),
+        out_specs=(of_state, workspace_places(), PartitionSpec()),
+        check_vma=False,
+    )(state, x)
+
+
+def _step(
+    state: TrainState, x: Float[Array, "rows d_model"], recipe: Recipe, how: Execution
+) -> tuple[TrainState, Workspace, dict[str, Array]]:
     weights, scaled = state.weights, x * state.scale
-    (fvu, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(
-        weights, scaled, state.config.k, recipe.precision, recipe.impl
-    )
+    fvu, forward, gradient = reconstruction_loss(weights, scaled, state.config.k, how)
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
         gradient, weights, dead, scaled, forward,
-        turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient,
-        precision=recipe.precision,
+        turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient, how=how,
     )  # fmt: skip
+    gradient = how.over_rows(gradient)
     # The gradient of b_dec needs all that reads the weights; they are then overwritten in place.
     rate = recipe.rate(state.step) + zero_after(gradient.b_dec)
     stepped, optimiser = updated(weights, gradient, state.optimiser, rate)
-    active = forward.values > 0
-    fired = jnp.zeros(state.config.d_sae, bool).at[forward.indices].max(active)
-    silent = jnp.where(fired, 0, jnp.minimum(state.silent + x.shape[0], recipe.dead_window))
+    rows, active = how.all_rows(len(x)), forward.values > 0
+    firings = jnp.zeros(dead.shape, jnp.int32).at[forward.indices].add(active.astype(jnp.int32))
+    fired = how.over_rows(firings) > 0
+    silent = jnp.where(fired, 0, jnp.minimum(state.silent + rows, recipe.dead_window))
     metrics = {
         "fvu": fvu,
         "aux": aux,
-        "l0": jnp.mean(jnp.sum(active, axis=1, dtype=jnp.float32)),
-        "dead": jnp.sum(dead),
+        "l0": how.over_rows(how.over_latents(jnp.sum(active, dtype=jnp.float32))) / rows,
+        "dead": how.over_latents(jnp.sum(dead)),
         "learning_rate": recipe.rate(state.step),
     }
     after = dataclasses.replace(state, weights=stepped, optimiser=optimiser, silent=silent, step=state.step + 1)

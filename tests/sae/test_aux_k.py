@@ -5,11 +5,13 @@ import pytest
 from jax import lax
 
 from saejax.sae.aux_k import BLOCK, add_aux_gradient, in_turn, only_largest
+from saejax.sae.execution import Execution
 from saejax.sae.losses import reconstruction_loss
 from saejax.sae.weights import Weights
 
 ROWS, D_MODEL, D_SAE, K, AUX_K, COEFFICIENT = 50, 8, 2 * BLOCK + 40, 4, 3, 0.5
-add_aux = jax.jit(add_aux_gradient, static_argnames=("aux_k", "capacity", "coefficient", "precision"))
+HOW = Execution("float32", "jax")
+add_aux = jax.jit(add_aux_gradient, static_argnames=("aux_k", "capacity", "coefficient", "how"))
 
 
 @pytest.fixture
@@ -46,10 +48,10 @@ def with_aux(
     weights: Weights, dead: jax.Array, x: jax.Array, capacity: int = D_SAE, turn: int = 0
 ) -> tuple[jax.Array, Weights, Weights]:
     """Return the AuxK loss, the gradient with it and the gradient without."""
-    (_, forward), gradient = jax.value_and_grad(reconstruction_loss, has_aux=True)(weights, x, K, "float32", "jax")
+    _, forward, gradient = reconstruction_loss(weights, x, K, HOW)
     loss, both = add_aux(
         gradient, weights, dead, x, forward,
-        turn=jnp.array(turn), aux_k=AUX_K, capacity=capacity, coefficient=COEFFICIENT, precision="float32",
+        turn=jnp.array(turn), aux_k=AUX_K, capacity=capacity, coefficient=COEFFICIENT, how=HOW,
     )  # fmt: skip
     return loss, both, gradient
 
@@ -88,10 +90,10 @@ def test_it_is_nothing_while_no_latent_is_dead(weights, x):
 def test_it_is_finite_where_nothing_is_left_over(weights, x):
     """A residual without variance (here a single row) gives no gradient rather than NaN."""
     gradient = jax.tree.map(jnp.zeros_like, weights)
-    _, forward = reconstruction_loss(weights, x[:1], K, "float32", "jax")
+    _, forward, _ = reconstruction_loss(weights, x[:1], K, HOW)
     loss, added = add_aux(
         gradient, weights, dead_latents(4), x[:1], forward,
-        turn=jnp.array(0), aux_k=AUX_K, capacity=D_SAE, coefficient=COEFFICIENT, precision="float32",
+        turn=jnp.array(0), aux_k=AUX_K, capacity=D_SAE, coefficient=COEFFICIENT, how=HOW,
     )  # fmt: skip
     assert loss == 0
     assert not any(leaf.any() for leaf in jax.tree.leaves(added))
@@ -100,7 +102,7 @@ def test_it_is_finite_where_nothing_is_left_over(weights, x):
 def test_beyond_its_capacity_each_step_takes_the_latents_whose_turn_it_is(weights, x):
     dead, capacity = dead_latents(150), 60
     for turn in range(3):
-        considered = in_turn(dead, jnp.array(turn), capacity)
+        considered = in_turn(dead, jnp.array(turn), capacity, HOW)
         expected, slope = jax.value_and_grad(plain_aux_loss)(weights, considered, x)
         loss, both, alone = with_aux(weights, dead, x, capacity, turn)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -112,7 +114,7 @@ def test_every_dead_latent_has_its_turn(count, capacity):
     dead = np.asarray(dead_latents(count))
     rounds = -(-max(count, 1) // capacity)
     first = 1_000_003
-    taken = np.array([in_turn(jnp.asarray(dead), jnp.array(first + turn), capacity) for turn in range(rounds)])
+    taken = np.array([in_turn(jnp.asarray(dead), jnp.array(first + turn), capacity, HOW) for turn in range(rounds)])
     assert (taken.sum(axis=1) == min(count, capacity)).all()
     assert not taken[:, ~dead].any()
     assert taken[:, dead].any(axis=0).all()
@@ -121,7 +123,7 @@ def test_every_dead_latent_has_its_turn(count, capacity):
 def test_turns_do_not_overflow():
     dead = jnp.ones(1 << 20, bool)
     for turn in (0, 2**20 - 1, 2**31 - 1):
-        assert int(jnp.sum(in_turn(dead, jnp.array(turn, jnp.int32), 2048))) == 2048
+        assert int(jnp.sum(in_turn(dead, jnp.array(turn, jnp.int32), 2048, HOW))) == 2048
 
 
 @pytest.mark.parametrize("k", [1, 2, 17, 40])
@@ -130,9 +132,9 @@ def test_only_the_largest_stay(k):
     values = np.maximum(rng.normal(size=(30, 40)), 0) * 10.0 ** rng.integers(-30, 30, size=(30, 40))
     values = values.astype(np.float32)
     smallest = np.sort(values, axis=1)[:, -k, None]
-    np.testing.assert_array_equal(only_largest(jnp.asarray(values), k), np.where(values >= smallest, values, 0))
+    np.testing.assert_array_equal(only_largest(jnp.asarray(values), k, HOW), np.where(values >= smallest, values, 0))
 
 
 def test_ties_with_the_last_of_the_largest_stay():
     values = jnp.array([[3.0, 2.0, 2.0, 1.0, 2.0]])
-    np.testing.assert_array_equal(only_largest(values, 2), [[3.0, 2.0, 2.0, 0.0, 2.0]])
+    np.testing.assert_array_equal(only_largest(values, 2, HOW), [[3.0, 2.0, 2.0, 0.0, 2.0]])

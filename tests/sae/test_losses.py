@@ -4,26 +4,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from saejax.sae.execution import Execution
 from saejax.sae.initial import initial_sae
 from saejax.sae.losses import reconstruction_loss
 from saejax.sae.params import SAE, SAEConfig
 from saejax.sae.weights import Weights
 
+HOW = Execution("float32", "jax")
 SHAPE = SAEConfig(d_model=8, d_sae=24, k=4)
 
 
+def away_from_start() -> tuple[SAE, np.ndarray]:
+    """Return an SAE whose encoder is not its decoder, with biases, and a batch in scaled units."""
+    rng = np.random.default_rng(0)
+    sae = initial_sae(SHAPE, rng.normal(size=(100, 8)).astype(np.float32), jax.random.key(0))
+    noise = rng.normal(size=(8, 24)).astype(np.float32) / 3
+    sae = dataclasses.replace(sae, W_enc=sae.W_enc + noise, b_enc=sae.b_enc - 1)
+    return sae, rng.normal(size=(50, 8)).astype(np.float32)
+
+
 def loss_of(sae: SAE, x: np.ndarray) -> jax.Array:
-    return reconstruction_loss(Weights.of(sae), jnp.asarray(x), SHAPE.k, "float32", "jax")[0]
+    return reconstruction_loss(Weights.of(sae), jnp.asarray(x), SHAPE.k, HOW)[0]
 
 
 def test_the_loss_is_the_squared_error_over_the_width():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(50, 8)).astype(np.float32)
-    sae = initial_sae(SHAPE, rng.normal(size=(100, 8)).astype(np.float32), jax.random.key(0))
-    sae = dataclasses.replace(sae, W_enc=sae.W_enc * 1.3, b_enc=sae.b_enc + 0.2)
+    sae, x = away_from_start()
     x_hat = sae.decode(sae.encode(x / sae.scale)) * sae.scale
     expected = np.mean(np.sum(np.asarray(x - x_hat, np.float64) ** 2, axis=1)) / 8
     np.testing.assert_allclose(loss_of(sae, x), expected, rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_dense_loss():
+    sae, x = away_from_start()
+    weights = Weights.of(sae)
+
+    def dense(weights: Weights) -> jax.Array:
+        z = (x - weights.b_dec) @ weights.encoder.T + weights.b_enc
+        values, indices = jax.lax.top_k(z, SHAPE.k)
+        codes = jnp.zeros_like(z).at[jnp.arange(len(x))[:, None], indices].set(jax.nn.relu(values))
+        return jnp.mean(jnp.sum((x - codes @ weights.W_dec - weights.b_dec) ** 2, axis=1)) / 8
+
+    _, forward, found = reconstruction_loss(weights, jnp.asarray(x), SHAPE.k, HOW)
+    assert (forward.values == 0).any(), "relu never cut: nothing is proved about it"
+    for name, expected in vars(jax.grad(dense)(weights)).items():
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_of_the_mean_is_one_on_the_sample_that_set_the_scale():

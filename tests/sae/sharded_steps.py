@@ -1,0 +1,107 @@
+"""Train on meshes of eight devices and on one device, and print how far they are apart: run by test_sharding.py."""
+
+import dataclasses
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import planted
+from jax.sharding import Mesh, PartitionSpec
+from saejax_kernels import largest_of_rows
+
+from saejax.sae.execution import DATA, LATENT, Execution
+from saejax.sae.initial import initial_sae
+from saejax.sae.params import SAEConfig
+from saejax.sae.step import (
+    Recipe,
+    TrainState,
+    initial_state,
+    placed,
+    state_places,
+    train_step,
+    workspace,
+    workspace_places,
+)
+
+SHAPE, ROWS, STEPS, NEVER = SAEConfig(d_model=16, d_sae=320, k=6), 64, 12, 90
+RECIPE = Recipe(
+    steps=100, learning_rate=3e-3, warmup_steps=3, decay_steps=20, aux_k=8, aux_capacity=48, aux_coefficient=1 / 4,
+    dead_window=3 * ROWS, precision="float32", impl="jax",
+)  # fmt: skip
+
+
+def started(batches: np.ndarray) -> TrainState:
+    """Return a state of which some latents never fire, scattered over all devices, more than AuxK takes at once."""
+    key = jax.random.key(0)
+    sae = initial_sae(SHAPE, batches.reshape(-1, SHAPE.d_model), key)
+    silenced = np.random.default_rng(0).permutation(SHAPE.d_sae)[:NEVER]
+    return initial_state(dataclasses.replace(sae, b_enc=sae.b_enc.at[silenced].set(-1e3)), RECIPE, key)
+
+
+def trained(batches: np.ndarray, mesh: Mesh | None) -> tuple[TrainState, list[dict[str, float]]]:
+    """Return the state after a step on each batch, and the metrics of all."""
+    state = started(batches)
+    space, metrics = workspace(state, ROWS), []
+    if mesh is not None:
+        state = placed(state, state_places(state), mesh)
+        space = placed(space, workspace_places(), mesh)
+    for x in batches:
+        state, space, found = train_step(state, space, x, RECIPE, mesh)
+        metrics.append({name: float(value) for name, value in found.items()})
+    if mesh is not None:
+        data, latent = mesh.devices.shape
+        assert state.weights.encoder.addressable_shards[0].data.shape == (SHAPE.d_sae // latent, SHAPE.d_model)
+        assert space.product.addressable_shards[0].data.shape == (ROWS // data, SHAPE.d_sae // latent)
+    return state, metrics
+
+
+def ties_agree(mesh: Mesh) -> bool:
+    """Tell whether the k largest on all devices are those on one, where nearly all entries are tied."""
+    matrix = np.random.default_rng(1).integers(-1, 3, (ROWS, SHAPE.d_sae)).astype(np.float32)
+    zero = jnp.zeros(SHAPE.d_sae)
+
+    def codes(matrix: jax.Array, bias: jax.Array, k: int, how: Execution) -> jax.Array:
+        values, indices = largest_of_rows(matrix, bias, min(k, matrix.shape[1]))
+        values = jax.nn.relu(how.only_largest_of_all(values, k))
+        return jnp.zeros_like(matrix).at[jnp.arange(len(matrix))[:, None], indices].set(values)
+
+    agree = True
+    for k in (1, 6, 50, SHAPE.d_sae):
+        one = codes(jnp.asarray(matrix), zero, k, Execution("float32", "jax"))
+        many = jax.shard_map(
+            partial(codes, k=k, how=Execution("float32", "jax", sharded=True)), mesh=mesh,
+            in_specs=(PartitionSpec(DATA, LATENT), PartitionSpec(LATENT)), out_specs=PartitionSpec(DATA, LATENT),
+            check_vma=False,
+        )(matrix, zero)  # fmt: skip
+        agree &= bool(np.array_equal(one, many))
+    return agree
+
+
+def main() -> None:
+    """Print a line of JSON."""
+    batches = planted.activations(STEPS * ROWS, planted.atoms(SHAPE.d_model, 64), active=3)
+    batches = batches.reshape(STEPS, ROWS, SHAPE.d_model)
+    alone, metrics = trained(batches, None)
+    report = {}
+    for data, latent in ((1, 8), (2, 4), (8, 1)):
+        mesh = Mesh(np.array(jax.devices()).reshape(data, latent), (DATA, LATENT))
+        spread, found = trained(batches, mesh)
+        worst = 0.0
+        for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
+            ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+            worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)))
+        of_metrics = max(
+            abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-30)
+            for ours, theirs in zip(found, metrics, strict=True)
+            for name in theirs
+        )
+        report[f"{data}x{latent}"] = {"worst": worst, "metrics": of_metrics, "ties": ties_agree(mesh)}
+    report["dead"] = [step["dead"] for step in metrics]
+    report["aux"] = [step["aux"] for step in metrics]
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
