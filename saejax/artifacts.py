@@ -22,6 +22,8 @@ from saejax.errors import InputError
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+EXECUTION = {"execution": True}
+"""Metadata of a config's field that says how a run is computed and not what: a run may go on with another value."""
 LOG = logging.getLogger(__name__)
 
 
@@ -92,7 +94,7 @@ def fingerprint(content: Any) -> str:
 
 
 def config_record(config: Any) -> dict[str, Any]:
-    """Turn a config dataclass into what a manifest keeps: every field but `out`, which is where it lies.
+    """Turn a config dataclass into the identity of a run: all fields but `out`, its place, and those of `EXECUTION`.
 
     Args:
         config: a frozen dataclass instance; nested dataclasses, tuples and paths are allowed.
@@ -101,8 +103,15 @@ def config_record(config: Any) -> dict[str, Any]:
         Plain JSON values.
     """
     record = dataclasses.asdict(config)
-    record.pop("out", None)
+    for name in ["out", *execution_record(config)]:
+        record.pop(name, None)
     return json.loads(json.dumps(record, default=str))
+
+
+def execution_record(config: Any) -> dict[str, Any]:
+    """Return the fields of a config that say how a run is computed, as plain JSON values."""
+    fields = [field.name for field in dataclasses.fields(config) if "execution" in field.metadata]
+    return json.loads(json.dumps({name: getattr(config, name) for name in fields}, default=str))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,13 +183,16 @@ def begin(out: Path, kind: str, config: Any, inputs: Mapping[str, Any] | None = 
         if held:
             raise InputError(f"--out {out} holds files of no saejax run ({held[0]}); name an empty directory")
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**identity, "saejax": _version(), "created": _now(), "status": "running", "facts": {}})
+        begun = {"saejax": _version(), "created": _now(), "status": "running", "facts": {}}
+        write_json(path, {**identity, "execution": execution_record(config), **begun})
         return Run(out, resumed=False, complete=False)
     manifest = read_manifest(out)
     differences = list(_differences({key: manifest.get(key) for key in identity}, identity))
     if differences:
         raise InputError(f"--out {out} holds another run ({'; '.join(differences)}); name a new directory")
     complete = manifest["status"] == "complete"
+    if not complete:
+        write_json(path, {**manifest, "execution": execution_record(config)})
     LOG.info("%s is complete; nothing is left to do" if complete else "%s: going on with an interrupted run", out)
     return Run(out, resumed=True, complete=complete)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from saejax.errors import InputError
+from saejax.errors import InputError, Preempted
 
 Config = TypeVar("Config")
 
@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         sys.stderr.write(f"saejax: {' '.join(str(error).split())}\n")
         sys.exit(2)
+    except Preempted as ended:
+        sys.stderr.write(f"saejax: {' '.join(str(ended).split())}\n")
     except KeyboardInterrupt:
         sys.stderr.write("saejax: interrupted; the same command goes on from the last checkpoint\n")
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""What a user is meant to read when a command ends before its work is done."""
 
 
 class InputError(Exception):
@@ -6,4 +6,11 @@ class InputError(Exception):
 
     The command line prints the line and exits with 2; any other exception is a defect of ours and keeps
     its traceback. Not a `ValueError`, which the parser of the command line would catch and frame.
+    """
+
+
+class Preempted(Exception):
+    """The run was told to end, has saved, and goes on with the same command: one line that says so.
+
+    The command line prints the line and exits with 0, as schedulers want it of a job that they will start again.
     """

@@ -83,7 +83,8 @@ def saejax_turn(config: BenchConfig, tenth_dead: bool = False) -> dict[str, floa
 
     from saejax.sae.initial import initial_sae
     from saejax.sae.params import SAEConfig
-    from saejax.sae.step import initial_state, train_step, workspace
+    from saejax.sae.state import initial_state, workspace
+    from saejax.sae.step import train_step
 
     x, key = rows_of(config), jax.random.key(0)
     shape, recipe = SAEConfig(config.d_model, config.d_sae, config.k), recipe_of(config)
@@ -193,7 +194,8 @@ def memory(config: BenchConfig) -> dict[str, float]:
     import jax.numpy as jnp
 
     from saejax.sae.params import SAEConfig, shapes
-    from saejax.sae.step import initial_state, train_step, workspace
+    from saejax.sae.state import initial_state, workspace
+    from saejax.sae.step import train_step
 
     shape, recipe = SAEConfig(config.d_model, config.d_sae, config.k), recipe_of(config)
     state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
@@ -213,7 +215,7 @@ def memory(config: BenchConfig) -> dict[str, float]:
 
 def recipe_of(config: BenchConfig) -> Any:
     """Return a recipe in which nobody dies."""
-    from saejax.sae.step import Recipe
+    from saejax.sae.state import Recipe
 
     return Recipe(
         steps=10**6, learning_rate=1e-4, warmup_steps=10, decay_steps=10, aux_k=256, aux_capacity=1024,

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"errors", "types", "rng", "progress", "artifacts", "mesh"}
+BASE = {"errors", "types", "rng", "progress", "preemption", "artifacts", "mesh"}
 GROUND = {"errors", "types", "rng"}
 MAY_IMPORT = {
     "errors": set(),
     "types": set(),
     "rng": set(),
     "progress": set(),
+    "preemption": set(),
     "artifacts": GROUND,
     "mesh": GROUND,
     "text": BASE,

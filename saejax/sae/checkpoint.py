@@ -1,8 +1,8 @@
-"""Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, data cursor, PRNG key.
+"""Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, scale, data cursor, PRNG key.
 
-Saving is synchronous: the next step donates the buffers that a background write would still be reading.
-A step's folder appears under its name only when it is whole, so a run killed while saving resumes one
-checkpoint earlier.
+A step's folder appears under its name only when it is whole, so a run killed while saving resumes one checkpoint
+earlier. Writing goes on in the background; the next step overwrites the state in place, so on a CPU, where a file is
+written from the state's own memory, a copy of it is written.
 """
 
 import contextlib
@@ -12,59 +12,91 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from saejax.sae.step import TrainState
-
-KEPT = 2
+from saejax.errors import InputError
+from saejax.sae.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run; the last two are kept."""
+    """The checkpoints of one run."""
 
     manager: ocp.CheckpointManager
     """Orbax's manager of the folder."""
 
-    def save(self, state: TrainState) -> None:
-        """Write a state under its step number; a step that is there already is left as it is.
+    def save(self, state: TrainState, fvu: float) -> None:
+        """Begin to write a state under its step number; a step that is there already is left as it is.
 
         Args:
             state: state between two steps.
+            fvu: mean FVU of the steps since the last checkpoint, by which the best is told.
         """
         step = int(state.step)
-        if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.StandardSave(state))
+        if step in self.manager.all_steps():
+            return
+        if jax.default_backend() == "cpu":
+            state = jax.tree.map(jnp.copy, state)
+        self.manager.save(step, args=ocp.args.StandardSave(state), metrics={"fvu": fvu})
 
     def restore(self, like: TrainState) -> TrainState | None:
         """Read the last state, to the bit.
 
         Args:
-            like: a state, or its shapes from `jax.eval_shape`, of the same SAE and recipe.
+            like: shapes from `jax.eval_shape` of a state of the same SAE and recipe, with the shardings that its
+                arrays are to have, whatever those were that it was saved with.
 
         Returns:
             The state; None when nothing was saved yet.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another SAE.
         """
         step = self.manager.latest_step()
         if step is None:
             return None
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-        restored: Any = self.manager.restore(step, args=ocp.args.StandardRestore(shapes))
-        return restored
+        try:
+            return self.manager.restore(step, args=ocp.args.StandardRestore(like))
+        except (OSError, ValueError, KeyError) as error:
+            path, reason = self.manager.directory / str(step), str(error).partition("\n")[0]
+            raise InputError(
+                f"checkpoint {path} cannot be read ({reason}); delete it to go on from the one before"
+            ) from error
+
+    @property
+    def last(self) -> int | None:
+        """Step of the last checkpoint."""
+        return self.manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """Step of the checkpoint before which FVU was lowest."""
+        return self.manager.best_step()
 
 
 @contextlib.contextmanager
-def open_checkpoints(folder: Path) -> Iterator[Checkpoints]:
-    """Open a run's checkpoints, clearing away what an interrupted save left.
+def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
+    """Open a run's checkpoints, clearing away what an interrupted save left; wait for the last save at the end.
 
     Args:
         folder: made when absent.
+        keep: last checkpoints to keep; the best is kept too.
 
     Yields:
         The checkpoints.
     """
+
+    def fvu(metrics: Any) -> float:
+        return metrics["fvu"]
+
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        best_fn=fvu,
+        best_mode="min",
+        preservation_policy=AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=fvu, reverse=True, n=1)]),
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
     )
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         yield Checkpoints(manager)

@@ -14,16 +14,9 @@ from saejax_kernels import largest_of_rows
 from saejax.sae.execution import DATA, LATENT, Execution
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig
-from saejax.sae.step import (
-    Recipe,
-    TrainState,
-    initial_state,
-    placed,
-    state_places,
-    train_step,
-    workspace,
-    workspace_places,
-)
+from saejax.sae.placement import placed_state, placed_workspace, step_mesh
+from saejax.sae.state import Recipe, TrainState, initial_state
+from saejax.sae.step import train_step
 
 SHAPE, ROWS, STEPS, NEVER = SAEConfig(d_model=16, d_sae=320, k=6), 64, 12, 90
 RECIPE = Recipe(
@@ -42,11 +35,8 @@ def started(batches: np.ndarray) -> TrainState:
 
 def trained(batches: np.ndarray, mesh: Mesh | None) -> tuple[TrainState, list[dict[str, float]]]:
     """Return the state after a step on each batch, and the metrics of all."""
-    state = started(batches)
-    space, metrics = workspace(state, ROWS), []
-    if mesh is not None:
-        state = placed(state, state_places(state), mesh)
-        space = placed(space, workspace_places(), mesh)
+    state = placed_state(started(batches), mesh)
+    space, metrics = placed_workspace(state, ROWS, mesh), []
     for x in batches:
         state, space, found = train_step(state, space, x, RECIPE, mesh)
         metrics.append({name: float(value) for name, value in found.items()})
@@ -86,7 +76,8 @@ def main() -> None:
     alone, metrics = trained(batches, None)
     report = {}
     for data, latent in ((1, 8), (2, 4), (8, 1)):
-        mesh = Mesh(np.array(jax.devices()).reshape(data, latent), (DATA, LATENT))
+        mesh = step_mesh(data, latent)
+        assert mesh is not None
         spread, found = trained(batches, mesh)
         worst = 0.0
         for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):

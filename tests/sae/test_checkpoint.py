@@ -6,10 +6,12 @@ import numpy as np
 import planted
 import pytest
 
+from saejax.errors import InputError
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig, shapes
-from saejax.sae.step import Recipe, TrainState, initial_state, train_step, workspace
+from saejax.sae.state import Recipe, TrainState, initial_state, workspace
+from saejax.sae.step import train_step
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
 RECIPE = Recipe(30, 3e-3, 5, 10, 8, 48, 1 / 32, dead_window=500, precision="float32", impl="jax")
@@ -44,11 +46,11 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(batches, tmp_path):
     """17 steps, a checkpoint, 13 steps from what the disk holds: every array equals 30 steps straight."""
     straight = trained(started(batches), batches)
     half = trained(started(batches), batches[:17])
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(half)
-    like = jax.eval_shape(lambda sae, key: initial_state(sae, RECIPE, key), shapes(SHAPE), jax.random.key(0))
-    with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(like)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(half, 1.0)
+    of_recipe = jax.eval_shape(lambda sae, key: initial_state(sae, RECIPE, key), shapes(SHAPE), jax.random.key(0))
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        restored = checkpoints.restore(of_recipe)
     assert restored is not None
     assert_same_bits(restored, half)
     assert int(restored.step) == 17
@@ -57,29 +59,61 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(batches, tmp_path):
     assert_same_bits(trained(restored, batches[17:]), straight)
 
 
-def test_the_last_two_are_kept_and_the_latest_is_restored(batches, tmp_path):
+def like(state: TrainState) -> TrainState:
+    return jax.eval_shape(lambda: state)
+
+
+def test_the_last_are_kept_and_the_best_and_the_latest_is_restored(batches, tmp_path):
     state = started(batches)
-    with open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(state) is None
-        for x in batches[:3]:
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.restore(like(state)) is None
+        assert checkpoints.last is checkpoints.best is None
+        for x, fvu in zip(batches, [0.5, 0.2, 0.4, 0.3, 0.6], strict=False):
             state = trained(state, [x])
-            checkpoints.save(state)
-            checkpoints.save(state)
-        assert checkpoints.manager.all_steps() == [2, 3]
-        restored = checkpoints.restore(state)
+            checkpoints.save(state, fvu)
+            checkpoints.save(state, fvu)
+        checkpoints.manager.wait_until_finished()
+        assert checkpoints.manager.all_steps() == [2, 4, 5]
+        assert (checkpoints.last, checkpoints.best) == (5, 2)
+        restored = checkpoints.restore(like(state))
     assert restored is not None
     assert_same_bits(restored, state)
 
 
+def test_what_is_written_in_the_background_is_not_what_later_steps_make_of_it(batches, tmp_path):
+    """Steps overwrite the state in place while its checkpoint is still being written."""
+    state = trained(started(batches), batches[:5])
+    expected = jax.tree.map(np.array, state)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, 1.0)
+        trained(state, batches[5:])
+        restored = checkpoints.restore(jax.eval_shape(lambda: expected))
+    assert restored is not None
+    assert_same_bits(restored, expected)
+
+
+def test_a_checkpoint_that_lost_its_files_is_named(batches, tmp_path):
+    state = trained(started(batches), batches[:1])
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, 1.0)
+    for file in (path for path in (tmp_path / "1" / "default").rglob("*") if path.is_file()):
+        file.unlink()
+    with (
+        open_checkpoints(tmp_path, keep=2) as checkpoints,
+        pytest.raises(InputError, match=f"checkpoint {tmp_path}/1 cannot be read .*; delete it to go on from the one"),
+    ):
+        checkpoints.restore(like(state))
+
+
 def test_what_an_interrupted_save_left_is_not_mistaken_for_a_checkpoint(batches, tmp_path):
     state = trained(started(batches), batches[:1])
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, 1.0)
     cut_short = tmp_path / "2.orbax-checkpoint-tmp"
     cut_short.mkdir()
     (cut_short / "part").write_bytes(b"half")
-    with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(state)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        restored = checkpoints.restore(like(state))
     assert restored is not None
     assert int(restored.step) == 1
     assert jnp.isfinite(restored.sae.W_dec).all()

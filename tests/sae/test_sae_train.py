@@ -1,5 +1,10 @@
 import dataclasses
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import planted
@@ -8,6 +13,7 @@ import pytest
 from saejax import artifacts, sae
 from saejax.errors import InputError
 from saejax.sae import train as room
+from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.train import SAETrainConfig, fit, plan, train
 
 ROWS = 3000
@@ -106,22 +112,104 @@ def test_a_plan_writes_nothing(store, tmp_path):
     assert planned["bytes of parameters and optimiser"] >= 3 * planned["bytes of parameters"]
 
 
-def test_batches_that_run_out_are_an_error(store, tmp_path):
-    config = config_of(store, tmp_path / "sae")
-    recipe = config.recipe(16)
+def fitted(config: SAETrainConfig, store, batches, folder) -> list[dict]:
+    """Fit made-up batches of 100 rows, and return what was logged."""
+    recipe, lines = config.recipe(16), []
     state = room._initial(config, recipe, store)
+    with open_checkpoints(folder, keep=2) as checkpoints:
+        fit(
+            state, recipe, batches,
+            batch=100, log=lambda **line: lines.append(line), checkpoints=checkpoints, checkpoint_every=20,
+        )  # fmt: skip
+    return lines
+
+
+def test_batches_that_run_out_are_an_error(store, tmp_path):
     few = [np.ones((100, 16), np.float32)] * 3
     with pytest.raises(ValueError, match="ended after step 3 of 120"):
-        fit(state, recipe, few, batch=100, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
+        fitted(config_of(store, tmp_path / "sae"), store, few, tmp_path)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
-    config = config_of(store, tmp_path / "sae")
-    recipe = config.recipe(16)
-    state = room._initial(config, recipe, store)
     bad = [np.full((100, 16), np.nan, np.float32)] * 120
-    with pytest.raises(InputError, match=r"FVU is nan at step 50; lower learning_rate 0\.003"):
-        fit(state, recipe, bad, batch=100, log=lambda **_: None, save=lambda _: None, checkpoint_every=1000)
+    with pytest.raises(InputError, match=r"FVU is nan at step 20; no checkpoint was saved yet; lower .* 0\.003"):
+        fitted(config_of(store, tmp_path / "sae"), store, bad, tmp_path)
+
+
+@pytest.mark.parametrize(("poison", "named"), [(np.nan, "nan"), (1e9, "inf|[0-9.e+]+")])
+def test_a_run_that_diverges_names_its_best_checkpoint_and_saves_nothing_after_it(store, tmp_path, poison, named):
+    """The batch after step 40 is poisoned: what is saved is of step 40 and before, and finite."""
+    good = planted.activations(4500, planted.atoms(16, 32), active=3).reshape(45, 100, 16)
+    batches = [*good[:40], np.full((100, 16), poison, np.float32), *[good[40]] * 79]
+    with pytest.raises(InputError, match=f"FVU is ({named}) at step [0-9]+; the best checkpoint is 40; lower"):
+        fitted(config_of(store, tmp_path / "sae"), store, batches, tmp_path)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.manager.all_steps() == [20, 40]
+
+
+def run_cli(config: SAETrainConfig, devices: int = 1) -> subprocess.Popen:
+    """Start `saejax train` on some virtual devices."""
+    words = ["store", "hook", "out", "d_sae", "k", "steps", "batch", "learning_rate", "warmup_steps", "decay_steps"]
+    words += ["dead_window", "initial_rows", "checkpoint_every", "data", "latent"]
+    options = [f"--{word.replace('_', '-')}={getattr(config, word)}" for word in words]
+    command = [sys.executable, "-m", "saejax.cli", "train", *options]
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def until_step(config: SAETrainConfig, step: int, process: subprocess.Popen) -> None:
+    """Wait until a running command has logged a step."""
+    while process.poll() is None:
+        if any(line["step"] >= step for line in artifacts.read_metrics(config.out)):
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(store, tmp_path):
+    long = {"steps": 20_000, "checkpoint_every": 100_000}
+    config = config_of(store, tmp_path / "sae", **long)
+    process = run_cli(config)
+    until_step(config, 200, process)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0, told
+    saved = re.search(r"saejax: told to end; step (\d+) of 20000 is saved, and the same command goes on", told)
+    assert saved, told
+    with open_checkpoints(config.out / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.last == int(saved[1]) >= 200
+    assert artifacts.read_manifest(config.out)["status"] == "running"
+
+
+def test_a_run_goes_on_on_another_number_of_devices_with_the_same_rows(finished, store, tmp_path):
+    """On 2 x 2, then on 1 x 8, then on one: the curve is that of one device, but for the rounding of float32."""
+    config = config_of(store, tmp_path / "sae")
+    for steps, data, latent in ((50, 2, 2), (100, 1, 8)):
+        process = run_cli(dataclasses.replace(config, data=data, latent=latent), devices=8)
+        until_step(config, steps, process)
+        process.kill()
+        process.communicate()
+        assert artifacts.read_manifest(config.out)["execution"]["latent"] == latent
+    assert train(config) == config.out
+    for ours, theirs in zip(artifacts.read_metrics(config.out), artifacts.read_metrics(finished), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-3)
+    assert not np.array_equal(sae.load(config.out).W_dec, sae.load(finished).W_dec), "it ran on one device all along"
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_any_moment_ends_as_an_undisturbed_one(store, tmp_path):
+    """Killed at five random moments, most of them while a checkpoint is written in the background."""
+    changes = {"steps": 1500, "checkpoint_every": 15}
+    straight = train(config_of(store, tmp_path / "straight", **changes))
+    config, rng = config_of(store, tmp_path / "killed", **changes), np.random.default_rng(0)
+    for target in sorted(rng.integers(1, 1400, 5)):
+        process = run_cli(config)
+        until_step(config, int(target), process)
+        process.kill()
+        process.communicate()
+    assert train(config) == config.out
+    for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+        assert (config.out / file).read_bytes() == (straight / file).read_bytes(), file
+    assert artifacts.run_fingerprint(config.out) == artifacts.run_fingerprint(straight)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +224,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
         ({"aux_k": 9, "aux_capacity": 8}, "aux_k 9 is larger than aux_capacity 8; lower aux_k"),
         ({"aux_coefficient": float("nan")}, "aux_coefficient nan; give at least 0"),
         ({"steps": 25}, "warmup_steps 10 + decay_steps 20 exceed steps 25; lower them or raise steps"),
+        ({"batch": 90, "data": 4}, "batch 90 is no multiple of data 4; change one of them"),
+        ({"latent": 5}, "d_sae 48 is no multiple of latent 5; change one of them"),
         ({"batch": 0, "seed": -1}, "batch 0; give at least 1; seed -1; give at least 0"),
     ],
 )
@@ -143,6 +233,12 @@ def test_impossible_configurations_are_refused_in_one_line(store, tmp_path, chan
     with pytest.raises(InputError) as refusal:
         config_of(store, tmp_path / "sae", **changes)
     assert str(refusal.value) == message
+
+
+def test_more_devices_than_there_are_is_refused_before_anything_is_written(store, tmp_path):
+    with pytest.raises(InputError, match="data 4 x latent 2 needs 8 devices; there are 1"):
+        train(config_of(store, tmp_path / "sae", data=4, latent=2))
+    assert not (tmp_path / "sae").exists()
 
 
 def test_what_the_store_cannot_give_is_refused_before_anything_is_written(store, tmp_path):

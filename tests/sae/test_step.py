@@ -13,7 +13,8 @@ from jax import lax
 from saejax.sae import step
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig, shapes
-from saejax.sae.step import ADAM, Recipe, TrainState, initial_state, row_products, train_step, updated, workspace
+from saejax.sae.state import ADAM, Recipe, TrainState, initial_state, workspace
+from saejax.sae.step import row_products, train_step, updated
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
 RECIPE = Recipe(

@@ -1,0 +1,82 @@
+"""Where the arrays of a run lie on a mesh of devices: latents in equal runs over one axis, rows over the other."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from saejax.errors import InputError
+from saejax.sae.execution import DATA, LATENT
+from saejax.sae.state import TrainState, Workspace, workspace
+from saejax.sae.weights import Weights
+
+NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
+WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
+WORKSPACE = Workspace(PartitionSpec(DATA, LATENT), WEIGHTS)
+
+
+def step_mesh(data: int, latent: int) -> Mesh | None:
+    """Return the mesh of the first devices for a run; None for a run on one device.
+
+    Args:
+        data: devices that the rows of a batch are spread over.
+        latent: devices that the latents are spread over.
+
+    Raises:
+        InputError: there are fewer devices.
+    """
+    if data * latent == 1:
+        return None
+    devices = jax.devices()
+    if data * latent > len(devices):
+        raise InputError(f"data {data} x latent {latent} needs {data * latent} devices; there are {len(devices)}")
+    return Mesh(np.array(devices[: data * latent]).reshape(data, latent), (DATA, LATENT))
+
+
+def state_places(state: TrainState) -> TrainState:
+    """Say over which mesh axis the first axis of each array of a state is spread: latents, or none."""
+    return TrainState(
+        weights=WEIGHTS,
+        scale=NOWHERE,
+        optimiser=state.optimiser._replace(count=NOWHERE, mu=WEIGHTS, nu=WEIGHTS),
+        silent=BY_LATENT,
+        step=NOWHERE,
+        key=NOWHERE,
+        config=state.config,
+    )
+
+
+def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
+    """Put a state where a mesh has it; of shapes in place of arrays, say where it is.
+
+    Args:
+        state: arrays, or `jax.ShapeDtypeStruct`s.
+        mesh: None for one device.
+    """
+
+    def put(leaf: Any, place: PartitionSpec) -> Any:
+        one = SingleDeviceSharding(jax.local_devices()[0])
+        there = one if mesh is None else NamedSharding(mesh, place)
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there)
+        return jax.device_put(leaf, there)
+
+    return jax.tree.map(put, state, state_places(state))
+
+
+def placed_workspace(state: TrainState, rows: int, mesh: Mesh | None) -> Workspace:
+    """Make the workspace of a run where a mesh has it.
+
+    Args:
+        state: the run's.
+        rows: of a batch.
+        mesh: None for one device.
+    """
+    if mesh is None:
+        return workspace(state, rows)
+    like = jax.eval_shape(lambda state: workspace(state, rows), state)
+    there = jax.tree.map(lambda place: NamedSharding(mesh, place), WORKSPACE)
+    make = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), out_shardings=there)
+    return make()
