@@ -134,7 +134,7 @@ def floor_turn(config: BenchConfig) -> dict[str, float]:
 def sparsify_turn(config: BenchConfig) -> dict[str, float]:
     """Time a step of sparsify, as its trainer takes one with Adam."""
     import torch
-    from sparsify import SparseCoder, SparseCoderConfig
+    from sparsify import SparseCoder, SparseCoderConfig  # pyright: ignore[reportMissingImports]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.tensor(rows_of(config), device=device)
@@ -155,8 +155,11 @@ def sparsify_turn(config: BenchConfig) -> dict[str, float]:
 def sae_lens_turn(config: BenchConfig) -> dict[str, float]:
     """Time a step of SAELens, as its trainer takes one."""
     import torch
-    from sae_lens.saes.sae import TrainStepInput
-    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.saes.sae import TrainStepInput  # pyright: ignore[reportMissingImports]
+    from sae_lens.saes.topk_sae import (  # pyright: ignore[reportMissingImports]
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.tensor(rows_of(config), device=device)

@@ -5,7 +5,7 @@ a dense `[rows, d_sae]` array and multiplies that with the input: two dense prod
 """
 
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def encode_top_k(
     k: int,
     precision: Precision,
     impl: Impl,
-) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"], Float[jax.Array, "rows d_sae"]]:
+) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
     """Find the k largest of z = (x - centre) @ W.T + b in each row; of equal ones those of the lowest latents.
 
     Memory beyond the arguments: the product, and rows x 2 sqrt(d_sae k) numbers. The gradient takes no array of rows x
@@ -43,19 +43,18 @@ def encode_top_k(
         impl: of the sums in the gradient, see `saejax_kernels.sparse_products`.
 
     Returns:
-        The entries, largest first, and their latents; then (x - centre) @ W.T, for a caller that gives it a place to
-        stay: no gradient goes through it.
+        The entries, largest first, and their latents.
     """
-    values, indices, whole = _encode(x, centre, W, b, k, precision, impl)
-    return values, indices, lax.stop_gradient(whole)
+    found: Any = _encode(x, centre, W, b, k, precision, impl)
+    return found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _encode(
     x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision, impl: Impl
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    whole = product(x - centre, W, precision)
-    return *largest_of_rows(whole, b, k), whole
+) -> tuple[jax.Array, jax.Array]:
+    del impl  # of the gradient alone
+    return largest_of_rows(product(x - centre, W, precision), b, k)
 
 
 def product(
@@ -74,7 +73,7 @@ def product(
 
 
 def _forward(x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision, impl: Impl):
-    found = _encode(x, centre, W, b, k, precision, impl)
+    found: Any = _encode(x, centre, W, b, k, precision, impl)
     return found, (x, centre, W, found[1])
 
 

@@ -12,7 +12,7 @@ over rows are scatters, which a GPU adds in any order.
 """
 
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,6 @@ def outer_sum(
     return lax.scan(add_column, start, (values.T, indices.T))[0]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def sparse_decode(
     values: Float[jax.Array, "rows k"],
     indices: Int[jax.Array, "rows k"],
@@ -128,6 +127,12 @@ def sparse_decode(
     Returns:
         The reconstruction without `b_dec`.
     """
+    decoded: Any = _decode(values, indices, W_dec, impl)
+    return decoded
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _decode(values: jax.Array, indices: jax.Array, W_dec: jax.Array, impl: Impl) -> jax.Array:
     return weighted_rows(values, indices, W_dec, impl=impl)
 
 
@@ -148,7 +153,7 @@ def _decode_backward(
     )
 
 
-sparse_decode.defvjp(_decode_forward, _decode_backward)
+_decode.defvjp(_decode_forward, _decode_backward)
 
 
 def _bag_sums(weights: jax.Array, rows: jax.Array, starts: jax.Array, table: jax.Array) -> jax.Array:

@@ -58,12 +58,13 @@ class Checkpoints:
         if step is None:
             return None
         try:
-            return self.manager.restore(step, args=ocp.args.StandardRestore(like))
+            restored: Any = self.manager.restore(step, args=ocp.args.StandardRestore(like))
         except (OSError, ValueError, KeyError) as error:
             path, reason = self.manager.directory / str(step), str(error).partition("\n")[0]
             raise InputError(
                 f"checkpoint {path} cannot be read ({reason}); delete it to go on from the one before"
             ) from error
+        return restored
 
     @property
     def last(self) -> int | None:

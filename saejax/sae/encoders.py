@@ -31,7 +31,7 @@ def top_k_codes(
     Returns:
         Values (largest first, zero where relu cut) and the latents they belong to.
     """
-    values, indices, _ = encode_top_k(x, b_dec, W_enc.T, b_enc, k, "float32", "jax")
+    values, indices = encode_top_k(x, b_dec, W_enc.T, b_enc, k, "float32", "jax")
     return jax.nn.relu(values), indices
 
 

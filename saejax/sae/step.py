@@ -5,10 +5,10 @@ It is pure and jitted, its shapes are static, and it never asks the host.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
@@ -90,9 +90,7 @@ def _step(
     return after, Workspace(forward.product, gradient), metrics
 
 
-def updated(
-    weights: Weights, gradient: Weights, moments: optax.ScaleByAdamState, rate: Float[Array, ""]
-) -> tuple[Weights, optax.ScaleByAdamState]:
+def updated(weights: Weights, gradient: Weights, moments: Any, rate: Float[Array, ""]) -> tuple[Weights, Any]:
     """Take Adam's step on the product of spheres that decoder rows of unit norm lie on.
 
     A row's gradient loses its component along the row, which renormalising would undo, and the row is brought back to
@@ -101,7 +99,7 @@ def updated(
     Args:
         weights: weights before the step.
         gradient: of the loss, to them.
-        moments: Adam's moments and count.
+        moments: Adam's moments and count, an `optax.ScaleByAdamState`.
         rate: learning rate.
 
     Returns:
@@ -109,8 +107,9 @@ def updated(
     """
     rows = weights.W_dec
     tangent = gradient.W_dec - row_products(gradient.W_dec, rows)[:, None] * rows
-    direction, moments = ADAM.update(dataclasses.replace(gradient, W_dec=tangent), moments)
-    stepped = jax.tree.map(lambda w, towards: w - rate * towards, weights, direction)
+    towards: Any = dataclasses.replace(gradient, W_dec=tangent)
+    direction, moments = ADAM.update(towards, moments)
+    stepped = jax.tree.map(lambda w, d: w - rate * d, weights, direction)
     norms = jnp.sqrt(row_products(stepped.W_dec, stepped.W_dec))
     return dataclasses.replace(stepped, W_dec=stepped.W_dec / norms[:, None]), moments
 

@@ -1,11 +1,13 @@
 """The Mosaic kernel, interpreted on the CPU against sums in float64, lowered for a GPU, and run where there is one."""
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from saejax_kernels import encode_top_k, mosaic, outer_sum, products_at, sparse_decode, weighted_rows
+from saejax_kernels import Impl, encode_top_k, mosaic, outer_sum, products_at, sparse_decode, weighted_rows
 from saejax_kernels.bag_sums_gpu import bag_sums_gpu
 
 Bags = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -79,8 +81,8 @@ def test_the_kernel_gives_the_sums_on_the_gpu_and_the_same_ones_again(
 def test_products_and_their_gradients_are_those_of_the_reference_on_the_gpu(k: int, d_sae: int, width: int) -> None:
     keys = jax.random.split(jax.random.key(0), 5)
     x, W_dec, W = (jax.random.normal(key, (n, width)) for key, n in zip(keys, (100, d_sae, d_sae), strict=False))
-    centre, b = jax.random.normal(keys[3], width), jax.random.normal(keys[4], d_sae)
-    values, indices, _ = encode_top_k(x, centre, W, b, k, "float32", "jax")
+    centre, b = jax.random.normal(keys[3], (width,)), jax.random.normal(keys[4], (d_sae,))
+    values, indices = encode_top_k(x, centre, W, b, k, "float32", "jax")
     for product in (
         lambda impl: weighted_rows(values, indices, W_dec, impl=impl),
         lambda impl: products_at(x, indices, W_dec, impl=impl),
@@ -88,10 +90,10 @@ def test_products_and_their_gradients_are_those_of_the_reference_on_the_gpu(k: i
     ):
         np.testing.assert_allclose(product("pallas"), product("jax"), rtol=1e-4, atol=1e-3)
 
-    def loss(impl: str, *given: jax.Array) -> jax.Array:
-        values, indices, _ = encode_top_k(*given[:4], k, "float32", impl)
+    def loss(impl: Impl, *given: jax.Array) -> jax.Array:
+        values, indices = encode_top_k(given[0], given[1], given[2], given[3], k, "float32", impl)
         return jnp.sum((sparse_decode(values, indices, given[4], impl) - x) ** 2) / 1000
 
-    slopes = [jax.grad(loss, argnums=(1, 2, 3, 4, 5))(impl, x, centre, W, b, W_dec) for impl in ("pallas", "jax")]
+    slopes = [jax.grad(loss, argnums=(1, 2, 3, 4, 5))(impl, x, centre, W, b, W_dec) for impl in get_args(Impl)[::-1]]
     for ours, theirs in zip(*slopes, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(jnp.abs(theirs).max()))

@@ -64,7 +64,7 @@ def ties_agree(mesh: Mesh) -> bool:
             partial(codes, k=k, how=Execution("float32", "jax", sharded=True)), mesh=mesh,
             in_specs=(PartitionSpec(DATA, LATENT), PartitionSpec(LATENT)), out_specs=PartitionSpec(DATA, LATENT),
             check_vma=False,
-        )(matrix, zero)  # fmt: skip
+        )(jnp.asarray(matrix), zero)  # fmt: skip
         agree &= bool(np.array_equal(one, many))
     return agree
 

@@ -18,7 +18,7 @@ add_aux = jax.jit(add_aux_gradient, static_argnames=("aux_k", "capacity", "coeff
 def weights() -> Weights:
     keys = jax.random.split(jax.random.key(0), 4)
     encoder, W_dec = (jax.random.normal(key, (D_SAE, D_MODEL)) / 3 for key in keys[:2])
-    return Weights(encoder, jax.random.normal(keys[2], D_SAE) / 3, W_dec, jax.random.normal(keys[3], D_MODEL) / 3)
+    return Weights(encoder, jax.random.normal(keys[2], (D_SAE,)) / 3, W_dec, jax.random.normal(keys[3], (D_MODEL,)) / 3)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 from unittest import mock
 
 import jax
@@ -168,7 +169,7 @@ def test_a_step_makes_no_array_of_the_size_of_its_largest_beyond_state_and_works
     start = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
     space = jax.eval_shape(lambda state: workspace(state, rows), start)
     x = jax.ShapeDtypeStruct((rows, shape.d_model), jnp.float32)
-    memory = train_step.lower(start, space, x, recipe).compile().memory_analysis()
+    memory: Any = train_step.lower(start, space, x, recipe).compile().memory_analysis()
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((start, space)))
     assert memory.alias_size_in_bytes >= 0.99 * held
     candidates = 4 * rows * 2 * math.isqrt(shape.d_sae * shape.k)
