@@ -12,7 +12,8 @@ from saejax.activations.extract import ExtractConfig, extract
 from saejax.errors import InputError
 from saejax.features.encode import EncodeConfig, encode
 from saejax.report.page import ReportConfig, report
-from saejax.sae.train import SAETrainConfig, train
+from saejax.sae.config import SAETrainConfig
+from saejax.sae.train import train
 from saejax.text.corpus import CorpusConfig
 from saejax.universality import CompareConfig, compare
 
@@ -91,6 +92,7 @@ def _features(config: DemoConfig, name: str, seed: int) -> Path:
             k=config.k,
             steps=config.steps,
             seed=seed,
+            data_seed=seed,
             out=folder / "sae",
             warmup_steps=config.steps // 15,
             decay_steps=config.steps // 5,

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "universality": BASE | {"features", "nulls"},
     "report": BASE | {"text", "activations", "features"},
     "demo": BASE | {"text", "activations", "sae", "features", "universality", "report"},
+    "sweep": BASE | {"sae", "report"},
     "cli": {"errors"},
 }
 

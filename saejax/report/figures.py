@@ -1,6 +1,7 @@
 """Figures of a report, as Plotly figure specifications; plain dictionaries, drawn by the page's own script."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,42 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
             "type": "scatter", "mode": "lines", "name": name, "x": [line["step"] for line in lines],
             "y": [line[key] for line in lines], "line": {"color": colour, "width": 2},
         }
-        for (name, lines), colour in zip(curves.items(), SIDE_COLOURS, strict=True)
+        for (name, lines), colour in zip(curves.items(), itertools.cycle(SEED_COLOURS), strict=False)
     ]  # fmt: skip
     return {"data": data, "layout": {**_layout(title, "step", unit), "showlegend": True}}
+
+
+def pareto(points: list[tuple[str, int, float, float]]) -> Figure:
+    """Draw what SAEs leave unexplained against how many latents they use, with a line through the best.
+
+    Args:
+        points: name, k, L0 and FVU of each SAE.
+
+    Returns:
+        The figure.
+    """
+    best, lowest = [], math.inf
+    for point in sorted(points, key=lambda point: (point[2], point[3])):
+        if point[3] < lowest:
+            best.append(point)
+            lowest = point[3]
+    data = [
+        {
+            "type": "scatter", "mode": "lines", "name": "not beaten in both", "x": [point[2] for point in best],
+            "y": [point[3] for point in best], "line": {"color": BIGRAM_COLOUR, "width": 1.5, "dash": "dash"},
+        }
+    ]  # fmt: skip
+    ks = sorted({k for _, k, _, _ in points})
+    for k, colour in zip(ks, itertools.cycle(SEED_COLOURS), strict=False):
+        of_k = [point for point in points if point[1] == k]
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": f"k {k}", "x": [point[2] for point in of_k],
+                "y": [point[3] for point in of_k], "text": [point[0] for point in of_k],
+                "marker": {"color": colour, "size": 9},
+            }
+        )  # fmt: skip
+    return {"data": data, "layout": {**_layout("L0 against FVU", "L0, latents", "FVU"), "showlegend": True}}
 
 
 def losses(

@@ -67,6 +67,17 @@ class Checkpoints:
         return restored
 
     @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending."""
+        return sorted(self.manager.all_steps())
+
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints behind a step."""
+        for later in self.steps:
+            if later > step:
+                self.manager.delete(later)
+
+    @property
     def last(self) -> int | None:
         """Step of the last checkpoint."""
         return self.manager.latest_step()

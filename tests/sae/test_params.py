@@ -5,9 +5,9 @@ import pytest
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.sae.config import SAETrainConfig
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import ARRAYS, SAE, SAEConfig, load, save, shapes
-from saejax.sae.train import SAETrainConfig
 
 SHAPE = SAEConfig(d_model=8, d_sae=24, k=3)
 

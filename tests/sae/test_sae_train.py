@@ -14,7 +14,9 @@ from saejax import artifacts, sae
 from saejax.errors import InputError
 from saejax.sae import train as room
 from saejax.sae.checkpoint import open_checkpoints
-from saejax.sae.train import SAETrainConfig, fit, plan, train
+from saejax.sae.config import SAETrainConfig
+from saejax.sae.fit import Member, fit
+from saejax.sae.train import plan, train
 
 ROWS = 3000
 
@@ -117,10 +119,8 @@ def fitted(config: SAETrainConfig, store, batches, folder) -> list[dict]:
     recipe, lines = config.recipe(16), []
     state = room._initial(config, recipe, store)
     with open_checkpoints(folder, keep=2) as checkpoints:
-        fit(
-            state, recipe, batches,
-            batch=100, log=lambda **line: lines.append(line), checkpoints=checkpoints, checkpoint_every=20,
-        )  # fmt: skip
+        member = Member(state, recipe, lambda **line: lines.append(line), checkpoints)
+        fit([member], batches, batch=100, checkpoint_every=20)
     return lines
 
 

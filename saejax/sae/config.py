@@ -1,0 +1,128 @@
+"""What a training run of an SAE is told."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Literal, get_args
+
+from saejax_kernels import Precision, mosaic
+
+from saejax import artifacts
+from saejax.errors import InputError
+from saejax.sae.state import Recipe
+
+MOST_CONSIDERED = 2048
+"""Dead latents that AuxK may consider in one step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SAETrainConfig:
+    """Train a TopK sparse autoencoder on the activations of one hook."""
+
+    store: Path
+    """Activation store to train on."""
+    hook: str
+    """Hook point of the store whose activations the SAE reads, for example resid_post.0."""
+    out: Path
+    """Run directory to write."""
+    d_sae: int = 2048
+    """Dictionary size: number of latents."""
+    k: int = 16
+    """Latents kept per row."""
+    steps: int = 1500
+    """Training steps."""
+    batch: int = 2048
+    """Rows per step."""
+    learning_rate: float | None = None
+    """Adam's peak learning rate; by default 4e-4 / sqrt(d_sae / 16,384)."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises linearly from 0."""
+    decay_steps: int = 300
+    """Last steps, over which the learning rate falls linearly to 0."""
+    aux_k: int | None = None
+    """Dead latents that AuxK uses per row; by default half the width of the hook, at most aux_capacity."""
+    aux_capacity: int = 1024
+    """Dead latents that AuxK considers in one step, at most 2,048; where more are dead, they take turns."""
+    aux_coefficient: float = 1 / 32
+    """Weight of the AuxK loss; 0 turns it off."""
+    dead_window: int = 200_000
+    """Tokens without firing after which a latent counts as dead."""
+    precision: Precision = "float32"
+    """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
+    impl: Literal["auto", "jax", "pallas"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
+    """What sums over codes: jax, on any device; pallas, on NVIDIA GPUs from Hopper on; auto is pallas there."""
+    initial_rows: int = 8192
+    """Rows that set the input scale and the geometric median with which b_dec begins."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = dataclasses.field(default=2, metadata=artifacts.EXECUTION)
+    """Last checkpoints to keep; the one with the lowest FVU is kept too."""
+    data: int = dataclasses.field(default=1, metadata=artifacts.EXECUTION)
+    """Devices that the rows of a batch are spread over, in equal parts."""
+    latent: int = dataclasses.field(default=1, metadata=artifacts.EXECUTION)
+    """Devices that the latents are spread over, in equal parts; data x latent devices are used."""
+    seed: int = 0
+    """Seed of the initial decoder."""
+    data_seed: int = 0
+    """Seed of the order of rows; SAEs that share it train on one stream of batches."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no run can have, all of it at once."""
+        least = {
+            "d_sae": 1, "k": 1, "steps": 1, "batch": 1, "warmup_steps": 0, "decay_steps": 0, "aux_k": 1,
+            "aux_capacity": 1, "aux_coefficient": 0, "dead_window": 1, "initial_rows": 2, "checkpoint_every": 1,
+            "keep": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
+        }  # fmt: skip
+        given = {name: getattr(self, name) for name in least}
+        problems = [
+            f"{name} {value}; give at least {least[name]}"
+            for name, value in given.items()
+            if value is not None and not value >= least[name]
+        ]
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            problems.append(f"learning_rate {self.learning_rate}; give a positive number")
+        for name, value in (("k", self.k), ("aux_k", self.aux_k)):
+            if value is not None and value > self.d_sae:
+                problems.append(f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae")
+        if self.aux_capacity > MOST_CONSIDERED:
+            problems.append(f"aux_capacity {self.aux_capacity}; give at most {MOST_CONSIDERED}")
+        if self.aux_k is not None and self.aux_k > self.aux_capacity:
+            problems.append(f"aux_k {self.aux_k} is larger than aux_capacity {self.aux_capacity}; lower aux_k")
+        for name, whole, parts in (("batch", self.batch, self.data), ("d_sae", self.d_sae, self.latent)):
+            if parts >= 1 and whole % parts:
+                axis = "data" if name == "batch" else "latent"
+                problems.append(f"{name} {whole} is no multiple of {axis} {parts}; change one of them")
+        if self.precision not in get_args(Precision):
+            problems.append(f"precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
+        if 1 <= self.steps < self.warmup_steps + self.decay_steps:
+            ramps = f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
+            problems.append(f"{ramps} exceed steps {self.steps}; lower them or raise steps")
+        if problems:
+            raise InputError("; ".join(problems))
+
+    @property
+    def peak_rate(self) -> float:
+        """Adam's peak learning rate."""
+        return self.learning_rate or 4e-4 / math.sqrt(self.d_sae / 2**14)
+
+    def recipe(self, d_model: int) -> Recipe:
+        """Resolve the defaults that depend on the width of the hook.
+
+        Args:
+            d_model: width of the hook.
+
+        Returns:
+            What the training step needs to know.
+        """
+        return Recipe(
+            steps=self.steps,
+            learning_rate=self.peak_rate,
+            warmup_steps=self.warmup_steps,
+            decay_steps=self.decay_steps,
+            aux_k=self.aux_k or min(max(d_model // 2, 1), self.d_sae, self.aux_capacity),
+            aux_capacity=self.aux_capacity,
+            aux_coefficient=self.aux_coefficient,
+            dead_window=self.dead_window,
+            precision=self.precision,
+            impl=self.impl if self.impl != "auto" else "pallas" if mosaic.runs_here() else "jax",
+        )

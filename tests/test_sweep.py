@@ -1,0 +1,127 @@
+"""SAEs that train together are those that train alone, and their table says what they came to."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import planted
+import pytest
+
+from saejax import artifacts, cli, sae
+from saejax.errors import InputError
+from saejax.sae import train as room
+from saejax.sae.config import SAETrainConfig
+from saejax.sae.train import train, train_together
+from saejax.sweep import SweepConfig, plan, sweep
+
+SEEDS, KS = (0, 3), (2, 4)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> SAETrainConfig:
+    x = planted.activations(3000, planted.atoms(16, 32), active=3)
+    store = planted.store_of(x, tmp_path_factory.mktemp("stores") / "store")
+    return SAETrainConfig(
+        store=store.path, hook=planted.HOOK, out=tmp_path_factory.mktemp("runs") / "sweep", d_sae=48, k=4, steps=120,
+        batch=100, learning_rate=3e-3, warmup_steps=10, decay_steps=20, dead_window=2000, initial_rows=500,
+        checkpoint_every=40,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(base: SAETrainConfig) -> tuple[SweepConfig, list[str]]:
+    config = SweepConfig(base, seeds=SEEDS, ks=KS)
+    return config, sweep(config)
+
+
+def test_each_is_the_one_trained_alone_to_the_bit(swept: tuple[SweepConfig, list[str]], tmp_path: Path) -> None:
+    config, _ = swept
+    assert list(config.members()) == ["k2_seed0", "k2_seed3", "k4_seed0", "k4_seed3"]
+    for name, member in config.members().items():
+        alone = train(dataclasses.replace(member, out=tmp_path / name))
+        for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+            assert (member.out / file).read_bytes() == (alone / file).read_bytes(), (name, file)
+        assert artifacts.run_fingerprint(member.out) == artifacts.run_fingerprint(alone)
+    weights = [np.asarray(sae.load(member.out).W_dec) for member in config.members().values()]
+    assert not any(np.array_equal(weights[0], other) for other in weights[1:])
+
+
+def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepConfig, list[str]]) -> None:
+    config, printed = swept
+    with (config.train.out / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], int(row["k"]), int(row["seed"])) for row in rows] == [
+        (f"k{k}_seed{seed}", k, seed) for k in KS for seed in SEEDS
+    ]
+    for row in rows:
+        health = json.loads((config.train.out / row["name"] / "health.json").read_text())
+        assert float(row["fvu"]) == {line["metric"]: line["value"] for line in health}["fvu"]
+    assert max(float(row["fvu"]) for row in rows[2:]) < min(float(row["fvu"]) for row in rows[:2])
+    assert printed[0].split() == ["name", "k", "learning_rate", "seed", "fvu", "l0", "dead_rate"]
+    assert len(printed) == 6
+    page = Path(printed[-1]).read_text()
+    assert all(row["name"] in page for row in rows)
+    assert "L0 against FVU" in page
+
+
+def test_an_interrupted_sweep_goes_on_where_all_of_them_were_saved(
+    swept: tuple[SweepConfig, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has a checkpoint more than the other: killed between the two saves."""
+    straight, _ = swept
+    config = SweepConfig(dataclasses.replace(straight.train, out=tmp_path / "sweep"), seeds=SEEDS)
+    reader, starts = room.shuffled_batches, []
+
+    def cut_short(store, hook, batch, seed, start_step=None):
+        """Break off the first stream of training at step 90; initial samples are taken without a step."""
+        if start_step is not None:
+            starts.append(start_step)
+        for step, x in enumerate(reader(store, hook, batch, seed, start_step or 0), start_step or 0):
+            if step == 90 and starts == [0]:
+                raise KeyboardInterrupt
+            yield x
+
+    monkeypatch.setattr(room, "shuffled_batches", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config)
+    with room.open_checkpoints(tmp_path / "sweep" / "seed3" / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.steps == [40, 80]
+        checkpoints.drop_after(40)
+    sweep(config)
+    assert starts == [0, 40]
+    for seed in SEEDS:
+        ours, theirs = tmp_path / "sweep" / f"seed{seed}", straight.train.out / f"k4_seed{seed}"
+        for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+            assert (ours / file).read_bytes() == (theirs / file).read_bytes(), (seed, file)
+
+
+def test_a_complete_sweep_is_found_complete_from_the_command_line(
+    swept: tuple[SweepConfig, list[str]], capsys: pytest.CaptureFixture
+) -> None:
+    config, printed = swept
+    given = config.train
+    names = ("store", "hook", "out", "d_sae", "k", "steps", "batch", "learning_rate", "warmup_steps", "decay_steps")
+    names += ("dead_window", "initial_rows", "checkpoint_every")
+    words = [f"--{name.replace('_', '-')}={getattr(given, name)}" for name in names]
+    cli.main(["sweep", *words, "--seeds", *map(str, SEEDS), "--ks", *map(str, KS)])
+    assert capsys.readouterr().out.splitlines() == printed
+
+
+def test_one_named_twice_is_refused(base: SAETrainConfig) -> None:
+    with pytest.raises(InputError, match="seeds 1, 1 names one twice; name each once"):
+        SweepConfig(base, seeds=(1, 1))
+
+
+def test_saes_that_do_not_share_a_stream_are_refused(base: SAETrainConfig, tmp_path: Path) -> None:
+    others = [dataclasses.replace(base, out=tmp_path / "a"), dataclasses.replace(base, out=tmp_path / "b", batch=50)]
+    with pytest.raises(InputError, match="train together have one batch, not"):
+        train_together(others)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_plan_counts_all_of_them(base: SAETrainConfig) -> None:
+    one, four = plan(SweepConfig(base)), plan(SweepConfig(base, seeds=SEEDS, ks=KS))
+    assert (one["SAEs"], four["SAEs"]) == (1, 4)
+    assert four["bytes on disk"] == 4 * one["bytes on disk"]
