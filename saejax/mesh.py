@@ -93,6 +93,11 @@ def in_turn(name: str, act: Callable[[], T]) -> T:
         barrier(name)
 
 
+def is_first() -> bool:
+    """Tell whether this process is the one that writes what a job has found."""
+    return jax.process_index() == 0
+
+
 def barrier(name: str) -> None:
     """Wait until every process is here.
 

@@ -69,11 +69,11 @@ class NullConfig:
     """Seed of the re-pairings, 0 to 2^64 - 1."""
     impl: Impl | None = None
     """Where scores are computed: host (CPU), jax (its devices); by default host on CPU and jax on accelerators."""
-    memory_gib: float = MEMORY_GIB
+    memory_gib: float = dataclasses.field(default=MEMORY_GIB, metadata=artifacts.EXECUTION)
     """Memory for all that is made of the matrices, while they are prepared and with a batch, in GiB."""
     rank_bits: int | None = None
     """Bits of the ranks that Spearman measures keep, 16 or 32; by default 32 (exact) up to 4,096 pairs, 16 above."""
-    multiprocess: bool = False
+    multiprocess: bool = dataclasses.field(default=False, metadata=artifacts.EXECUTION)
     """Join the other processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started; they share the work."""
 
     def __post_init__(self) -> None:
@@ -180,10 +180,12 @@ def _arrays(config: NullConfig) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]
 def _record(config: NullConfig) -> dict[str, Any]:
     files = {"x": config.x, "y": config.y, **{name: getattr(config, name) for name in PER_ROW}}
     inputs = {name: artifacts.file_sha256(file) for name, file in files.items() if file is not None}
-    record = artifacts.config_record(config)
-    for changes_nothing in ("memory_gib", "multiprocess"):
-        del record[changes_nothing]
-    return {"kind": "null", "config": record, "inputs": inputs, "impl": config.impl or default_impl()}
+    return {
+        "kind": "null",
+        "config": artifacts.config_record(config),
+        "inputs": inputs,
+        "impl": config.impl or default_impl(),
+    }
 
 
 def _is_complete(config: NullConfig, record: dict[str, Any]) -> bool:

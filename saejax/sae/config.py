@@ -10,6 +10,7 @@ from saejax_kernels import Precision, mosaic
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.sae.state import Recipe
+from saejax.sae.trackers import Tracker
 
 MOST_CONSIDERED = 2048
 """Dead latents that AuxK may consider in one step."""
@@ -61,6 +62,10 @@ class SAETrainConfig:
     """Devices that the rows of a batch are spread over, in equal parts."""
     latent: int = dataclasses.field(default=1, metadata=artifacts.EXECUTION)
     """Devices that the latents are spread over, in equal parts; data x latent devices are used."""
+    trackers: tuple[Tracker, ...] = dataclasses.field(default=(), metadata=artifacts.EXECUTION)
+    """Where curves go beside metrics.jsonl: tensorboard, wandb (extras of these names)."""
+    multiprocess: bool = dataclasses.field(default=False, metadata=artifacts.EXECUTION)
+    """Spread the run over the processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started."""
     seed: int = 0
     """Seed of the initial decoder."""
     data_seed: int = 0

@@ -16,7 +16,7 @@ from saejax.errors import InputError, Preempted
 from saejax.preemption import Preemption
 from saejax.progress import progress
 from saejax.sae.checkpoint import Checkpoints
-from saejax.sae.placement import placed_workspace
+from saejax.sae.placement import placed_rows, placed_workspace
 from saejax.sae.state import Recipe, TrainState
 from saejax.sae.step import train_step
 from saejax.types import Array
@@ -96,9 +96,9 @@ def fit(
     space, since = placed_workspace(members[0].state, batch, mesh), time.perf_counter()
     with progress("train SAE", steps, done=start) as advance:
         for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
-            found = []
+            found, rows = [], placed_rows(x, mesh)
             for member in members:
-                member.state, space, metrics = train_step(member.state, space, x, member.recipe, mesh)
+                member.state, space, metrics = train_step(member.state, space, rows, member.recipe, mesh)
                 member.fvus.append(metrics["fvu"])
                 found.append(metrics)
             last, ending = step == steps, preemption is not None and preemption.at(step)

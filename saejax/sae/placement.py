@@ -5,12 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Float
 
 from saejax.errors import InputError
 from saejax.sae.execution import DATA, LATENT
 from saejax.sae.state import TrainState, Workspace, workspace
 from saejax.sae.weights import Weights
+from saejax.types import AnyArray
 
 NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
 WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
@@ -18,7 +20,7 @@ WORKSPACE = Workspace(PartitionSpec(DATA, LATENT), WEIGHTS)
 
 
 def step_mesh(data: int, latent: int) -> Mesh | None:
-    """Return the mesh of the first devices for a run; None for a run on one device.
+    """Return the mesh of the first devices of all processes for a run; None for a run on one device.
 
     Args:
         data: devices that the rows of a batch are spread over.
@@ -61,9 +63,38 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
         there = one if mesh is None else NamedSharding(mesh, place)
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there)
-        return jax.device_put(leaf, there)
+        return _put(leaf, there)
 
     return jax.tree.map(put, state, state_places(state))
+
+
+def placed_rows(x: Float[np.ndarray, "rows d_model"], mesh: Mesh | None) -> Float[AnyArray, "rows d_model"]:
+    """Put a batch where a mesh has it; each process of a job puts the rows of its own devices.
+
+    Args:
+        x: the whole batch, the same in all processes.
+        mesh: None for one device, which takes it with the step.
+    """
+    return x if mesh is None else _put(x, NamedSharding(mesh, PartitionSpec(DATA)))
+
+
+def whole(tree: Any, mesh: Mesh | None) -> Any:
+    """Gather arrays that a mesh has in parts onto one device of each process.
+
+    Args:
+        tree: arrays on the mesh.
+        mesh: None for one device, where they are whole already.
+    """
+    if mesh is None:
+        return tree
+    everywhere = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, NOWHERE))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), everywhere)
+
+
+def _put(array: Any, there: Sharding) -> jax.Array:
+    """Put an array that every process has whole; `device_put` would ask all whether it is the same in all."""
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, there, lambda part: held[part])
 
 
 def placed_workspace(state: TrainState, rows: int, mesh: Mesh | None) -> Workspace:

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from saejax import artifacts
+from saejax import mesh as processes
 from saejax.activations.reader import blocks, shuffled_batches
 from saejax.activations.store import Store
 from saejax.errors import InputError
@@ -33,10 +34,12 @@ from saejax.sae.health import health_table
 from saejax.sae.initial import initial_sae
 from saejax.sae.metrics import measure
 from saejax.sae.params import SAE, SAEConfig, save, shapes
-from saejax.sae.placement import placed_state, step_mesh
+from saejax.sae.placement import placed_state, step_mesh, whole
 from saejax.sae.provenance import provenance
 from saejax.sae.state import Recipe, TrainState, initial_state, workspace
 from saejax.sae.step import train_step
+from saejax.sae.trackers import require as require_trackers
+from saejax.sae.trackers import tracked
 
 BLOCK = 8192
 
@@ -73,10 +76,13 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
     """
     shared = configs[0]
     _require_agreement(configs)
+    require_trackers(shared.trackers)
+    if shared.multiprocess:
+        processes.join()
     mesh = step_mesh(shared.data, shared.latent)
     store = _open(shared)
     inputs = {"store": artifacts.run_fingerprint(shared.store)}
-    runs = [artifacts.begin(config.out, "sae", config, inputs) for config in configs]
+    runs = processes.in_turn("sae", lambda: [artifacts.begin(config.out, "sae", config, inputs) for config in configs])
     left = [(config, run) for config, run in zip(configs, runs, strict=True) if not run.complete]
     if left:
         with contextlib.ExitStack() as stack:
@@ -93,7 +99,10 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
                 preemption=preemption,
             )
         for (config, run), member in zip(left, members, strict=True):
-            _finish(config, run, store, jax.device_put(member.state.sae, jax.local_devices()[0]))
+            weights, scale = whole((member.state.weights, member.state.scale), mesh)
+            if processes.is_first():
+                _finish(config, run, store, weights.sae(scale, member.state.config))
+        processes.barrier("sae finished")
     return [run.path for run in runs]
 
 
@@ -117,9 +126,17 @@ def _members(
         state = checkpoints.restore(_shapes(config, recipe, store, mesh))
         if state is None:
             state = placed_state(_initial(config, recipe, store), mesh)
-        run.rewind_log(common)
-        members.append(Member(state, recipe, run.log, checkpoints))
+        log = _unlogged
+        if processes.is_first():
+            run.rewind_log(common)
+            record = artifacts.config_record(config)
+            log = stack.enter_context(tracked(run.log, config.trackers, run.path, record))
+        members.append(Member(state, recipe, log, checkpoints))
     return members
+
+
+def _unlogged(**_: Any) -> None:
+    """Log nothing: of several processes the first alone writes."""
 
 
 def _finish(config: SAETrainConfig, run: artifacts.Run, store: Store, sae: SAE) -> None:

@@ -1,0 +1,21 @@
+#!/bin/bash
+# Train an SAE over the nodes of a Slurm job, one process per node with all of its GPUs:
+#
+#     sbatch --nodes=4 scripts/launch_slurm.sh --store runs/activations --hook resid_post.12 --out runs/sae \
+#         --d-sae 1048576 --data 4 --latent 8
+#
+# data x latent is the number of GPUs of all nodes. JAX finds the other processes by Slurm's own variables. Slurm sends
+# SIGTERM five minutes before the time is over: the run saves, ends well, and is put into the queue again.
+#SBATCH --job-name=saejax
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --time=12:00:00
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+set -euo pipefail
+
+srun saejax train --multiprocess "$@"
+out=$(printf '%s\n' "$@" | grep -A1 -x -- --out | tail -1)
+if ! grep -q '"status": "complete"' "$out/manifest.json"; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
