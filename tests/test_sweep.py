@@ -10,6 +10,7 @@ import planted
 import pytest
 
 from saejax import artifacts, cli, sae
+from saejax.activations.source import StoredRows
 from saejax.errors import InputError
 from saejax.sae import train as room
 from saejax.sae.config import SAETrainConfig
@@ -72,18 +73,17 @@ def test_an_interrupted_sweep_goes_on_where_all_of_them_were_saved(
     """One has a checkpoint more than the other: killed between the two saves."""
     straight, _ = swept
     config = SweepConfig(dataclasses.replace(straight.train, out=tmp_path / "sweep"), seeds=SEEDS)
-    reader, starts = room.shuffled_batches, []
+    reader, starts = StoredRows.batches, []
 
-    def cut_short(store, hook, batch, seed, start_step=None):
+    def cut_short(self, *start):
         """Break off the first stream of training at step 90; initial samples are taken without a step."""
-        if start_step is not None:
-            starts.append(start_step)
-        for step, x in enumerate(reader(store, hook, batch, seed, start_step or 0), start_step or 0):
+        starts.extend(start)
+        for step, x in enumerate(reader(self, *start), *start):
             if step == 90 and starts == [0]:
                 raise KeyboardInterrupt
             yield x
 
-    monkeypatch.setattr(room, "shuffled_batches", cut_short)
+    monkeypatch.setattr(StoredRows, "batches", cut_short)
     with pytest.raises(KeyboardInterrupt):
         sweep(config)
     with room.open_checkpoints(tmp_path / "sweep" / "seed3" / "checkpoints", keep=2) as checkpoints:

@@ -3,14 +3,14 @@
 Shuffling rewrites nothing and keeps no state. Every epoch the store's chunks are put in a random order and
 cut into windows; a window is read whole, chunk by chunk, and its rows are served in a random order. Both
 orders are functions of the seed, so the rows of a step depend on the seed and the step alone, and a run
-resumes at any step at once. Rows of special tokens are left out.
+resumes at any step at once. Rows of special tokens are left out, and what a filter leaves out.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from saejax.activations.index_permutation import IndexPermutation
 from saejax.activations.prefetch import prefetch
@@ -21,11 +21,18 @@ WINDOW_ROWS = 131_072
 
 
 def shuffled_batches(
-    store: Store, hook: str, batch: int, seed: int, start_step: int = 0, *, window_rows: int = WINDOW_ROWS
+    store: Store,
+    hook: str,
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    kept: Bool[np.ndarray, "rows"] | None = None,
+    window_rows: int = WINDOW_ROWS,
 ) -> Iterator[Float32[np.ndarray, "batch width"]]:
     """Yield batches of shuffled rows without end, epoch after epoch in a new order.
 
-    Every row that is no special token comes once per epoch; a batch may span two epochs. Memory: two windows
+    Every row that is kept comes once per epoch; a batch may span two epochs. Memory: two windows
     in the stored dtype, 2 x window_rows x (width x bytes per entry + 8), and three batches.
 
     Args:
@@ -34,6 +41,7 @@ def shuffled_batches(
         batch: rows in a batch.
         seed: decides the order.
         start_step: the first batch yielded is that of this step, counted from 0.
+        kept: which rows are read (`saejax.activations.filters`); all that are no special tokens when not given.
         window_rows: rows that are shuffled among each other; more mix text from further apart.
 
     Returns:
@@ -43,7 +51,7 @@ def shuffled_batches(
         InputError: the store lacks the hook or has fewer rows than a batch; while iterating: it is damaged.
     """
     store.require(hook=hook)
-    kept = np.add.reduceat(store.kept, np.arange(0, store.rows, store.chunk_rows), dtype=np.int64)
+    kept = store.kept if kept is None else kept
     if not 1 <= batch <= kept.sum():
         raise InputError(f"batch {batch} is not from 1 to the store's {kept.sum()} rows; extract more or lower it")
     if start_step < 0 or window_rows < store.chunk_rows:
@@ -52,29 +60,67 @@ def shuffled_batches(
             f"{store.chunk_rows}, a chunk"
         )
     chunks_per_window = window_rows // store.chunk_rows
-    windows = prefetch(_windows(store, hook, seed, start_step * batch, kept, chunks_per_window))
+    windows = prefetch(
+        (store.read_spans(hook, spans), order)
+        for spans, order in _windows(store, seed, start_step * batch, kept, chunks_per_window)
+    )
     return prefetch(_batches(windows, batch))
 
 
+def documents_per_batch(
+    store: Store,
+    batch: int,
+    seed: int,
+    *,
+    kept: Bool[np.ndarray, "rows"] | None = None,
+    window_rows: int = WINDOW_ROWS,
+    batches: int = 20,
+) -> tuple[float, float]:
+    """Measure how well batches are mixed: from how many documents a batch comes, and would if all rows were shuffled.
+
+    Args:
+        store: what to read.
+        batch: rows in a batch.
+        seed: decides the order.
+        kept: which rows are read.
+        window_rows: rows that are shuffled among each other.
+        batches: batches of the first epoch to look at, at most.
+
+    Returns:
+        Mean number of different documents in a batch; what is expected of a batch drawn from all rows.
+    """
+    kept = store.kept if kept is None else kept
+    document = store.ledger(0, store.rows, ["document"])["document"]
+    spans_of = _windows(store, seed, 0, kept, max(window_rows // store.chunk_rows, 1))
+    windows = (
+        (np.concatenate([document[low:high] for low, high in spans])[:, None], order) for spans, order in spans_of
+    )
+    looked_at = max(min(batches, int(kept.sum()) // batch), 1)
+    found = [len(np.unique(rows)) for rows in itertools.islice(_batches(windows, batch), looked_at)]
+    share = np.bincount(document[kept]) / kept.sum()
+    return float(np.mean(found)), float(np.sum(1 - (1 - share) ** batch))
+
+
 def _windows(
-    store: Store, hook: str, seed: int, first: int, kept: Int[np.ndarray, "chunks"], chunks_per_window: int
-) -> Iterator[tuple[Float[np.ndarray, "rows width"], Int[np.ndarray, "order"]]]:
-    """Yield each window and the order in which to serve its rows, from place `first` of the stream on."""
-    first_epoch, passed = divmod(first, int(kept.sum()))
-    chunks = np.arange(len(kept))
+    store: Store, seed: int, first: int, kept: Bool[np.ndarray, "rows"], chunks_per_window: int
+) -> Iterator[tuple[list[tuple[int, int]], Int[np.ndarray, "order"]]]:
+    """Yield the spans of each window and the order in which to serve its rows, from place `first` of the stream on."""
+    of_chunk = np.add.reduceat(kept, np.arange(0, store.rows, store.chunk_rows), dtype=np.int64)
+    first_epoch, passed = divmod(first, int(of_chunk.sum()))
+    chunks = np.arange(len(of_chunk))
     for epoch in itertools.count(first_epoch):
         order = IndexPermutation(len(chunks), (seed, epoch))(chunks)
         for start in range(0, len(chunks), chunks_per_window):
             chosen = order[start : start + chunks_per_window]
-            count = int(kept[chosen].sum())
+            count = int(of_chunk[chosen].sum())
             if count <= passed:
                 passed -= count
                 continue
             ends = np.minimum((chosen + 1) * store.chunk_rows, store.rows)
             spans = list(zip((chosen * store.chunk_rows).tolist(), ends.tolist(), strict=True))
-            rows = np.flatnonzero(np.concatenate([store.kept[low:high] for low, high in spans]))
+            rows = np.flatnonzero(np.concatenate([kept[low:high] for low, high in spans]))
             shuffle = IndexPermutation(count, (seed, epoch, start))
-            yield store.read_spans(hook, spans), rows[shuffle(np.arange(passed, count))]
+            yield spans, rows[shuffle(np.arange(passed, count))]
             passed = 0
 
 
@@ -93,7 +139,7 @@ def _batches(
 
 
 def blocks(
-    store: Store, hook: str, rows_per_block: int = 8192
+    store: Store, hook: str, rows_per_block: int = 8192, *, kept: Bool[np.ndarray, "rows"] | None = None
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], Float32[np.ndarray, "rows width"]]]:
     """Yield row numbers and activations in the order of the corpus, each block from `rows_per_block` store
     rows.
@@ -101,7 +147,8 @@ def blocks(
     Args:
         store: what to read.
         hook: whose activations.
-        rows_per_block: store rows read at a time; special tokens are then left out.
+        rows_per_block: store rows read at a time, of which those that are not kept are then left out.
+        kept: which rows are read; all that are no special tokens when not given.
 
     Returns:
         An iterator that reads one block ahead in a thread.
@@ -114,8 +161,8 @@ def blocks(
     def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, store.rows, rows_per_block):
             stop = min(start + rows_per_block, store.rows)
-            kept = store.kept[start:stop]
-            yield start + np.flatnonzero(kept), store.read(hook, start, stop)[kept]
+            chosen = (store.kept if kept is None else kept)[start:stop]
+            yield start + np.flatnonzero(chosen), store.read(hook, start, stop)[chosen]
 
     return prefetch(read())
 

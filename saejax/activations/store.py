@@ -220,13 +220,13 @@ class Store:
         """
         return self._arrays[hook].gather(rows).astype(np.float32)
 
-    def ledger(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return the columns of `saejax.activations.ledger.COLUMNS` for the rows from `start` to `stop`.
+    def ledger(self, start: int, stop: int, names: Sequence[str] = tuple(COLUMNS)) -> dict[str, np.ndarray]:
+        """Return columns of `saejax.activations.ledger.COLUMNS` for the rows from `start` to `stop`.
 
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        return self._ledger.read(start, stop)
+        return self._ledger.read(start, stop, names)
 
     def ledger_of(self, rows: Int[np.ndarray, "rows"]) -> dict[str, np.ndarray]:
         """Return the columns of any rows.

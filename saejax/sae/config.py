@@ -8,6 +8,8 @@ from typing import Literal, get_args
 from saejax_kernels import Precision, mosaic
 
 from saejax import artifacts
+from saejax.activations.filters import RowFilter
+from saejax.activations.reader import WINDOW_ROWS
 from saejax.errors import InputError
 from saejax.sae.state import Recipe
 from saejax.sae.trackers import Tracker
@@ -26,6 +28,10 @@ class SAETrainConfig:
     """Hook point of the store whose activations the SAE reads, for example resid_post.0."""
     out: Path
     """Run directory to write."""
+    rows: RowFilter = RowFilter()
+    """Rows of the store to train on."""
+    window_rows: int = WINDOW_ROWS
+    """Rows of the store that are shuffled among each other: more mix text from further apart, and take more memory."""
     d_sae: int = 2048
     """Dictionary size: number of latents."""
     k: int = 16
@@ -76,7 +82,7 @@ class SAETrainConfig:
         least = {
             "d_sae": 1, "k": 1, "steps": 1, "batch": 1, "warmup_steps": 0, "decay_steps": 0, "aux_k": 1,
             "aux_capacity": 1, "aux_coefficient": 0, "dead_window": 1, "initial_rows": 2, "checkpoint_every": 1,
-            "keep": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
+            "keep": 1, "window_rows": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
         }  # fmt: skip
         given = {name: getattr(self, name) for name in least}
         problems = [

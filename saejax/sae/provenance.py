@@ -25,7 +25,6 @@ def provenance(store: Store, hook: str) -> dict[str, Any]:
         "runtime": facts.get("runtime", "jax"),
         "hook": hook,
         "d_model": store.width(hook),
-        "rows": int(store.kept.sum()),
         "ledger_sha256": facts["ledger_sha256"],
     }
 

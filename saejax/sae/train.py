@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from saejax import artifacts
 from saejax import mesh as processes
-from saejax.activations.reader import blocks, shuffled_batches
+from saejax.activations.source import StoredRows
 from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.preemption import noticed
@@ -80,15 +80,14 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
     if shared.multiprocess:
         processes.join()
     mesh = step_mesh(shared.data, shared.latent)
-    store = _open(shared)
+    rows = source(shared)
     inputs = {"store": artifacts.run_fingerprint(shared.store)}
     runs = processes.in_turn("sae", lambda: [artifacts.begin(config.out, "sae", config, inputs) for config in configs])
     left = [(config, run) for config, run in zip(configs, runs, strict=True) if not run.complete]
     if left:
         with contextlib.ExitStack() as stack:
-            members = _members(left, store, mesh, stack)
-            start = int(members[0].state.step)
-            batches = shuffled_batches(store, shared.hook, shared.batch, shared.data_seed, start)
+            members = _members(left, rows, mesh, stack)
+            batches = rows.batches(int(members[0].state.step))
             preemption = stack.enter_context(noticed())
             fit(
                 members,
@@ -98,10 +97,10 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
                 mesh=mesh,
                 preemption=preemption,
             )
-        for (config, run), member in zip(left, members, strict=True):
+        for (_, run), member in zip(left, members, strict=True):
             weights, scale = whole((member.state.weights, member.state.scale), mesh)
             if processes.is_first():
-                _finish(config, run, store, weights.sae(scale, member.state.config))
+                _finish(run, rows, weights.sae(scale, member.state.config))
         processes.barrier("sae finished")
     return [run.path for run in runs]
 
@@ -114,7 +113,10 @@ def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
 
 
 def _members(
-    left: Sequence[tuple[SAETrainConfig, artifacts.Run]], store: Store, mesh: Mesh | None, stack: contextlib.ExitStack
+    left: Sequence[tuple[SAETrainConfig, artifacts.Run]],
+    rows: StoredRows,
+    mesh: Mesh | None,
+    stack: contextlib.ExitStack,
 ) -> list[Member]:
     """Begin all runs, or take them up after the last step that all of them have saved."""
     kept = [stack.enter_context(open_checkpoints(run.path / "checkpoints", config.keep)) for config, run in left]
@@ -122,10 +124,10 @@ def _members(
     members = []
     for (config, run), checkpoints in zip(left, kept, strict=True):
         checkpoints.drop_after(common)
-        recipe = config.recipe(store.width(config.hook))
-        state = checkpoints.restore(_shapes(config, recipe, store, mesh))
+        recipe = config.recipe(rows.width)
+        state = checkpoints.restore(_shapes(config, recipe, rows, mesh))
         if state is None:
-            state = placed_state(_initial(config, recipe, store), mesh)
+            state = placed_state(_initial(config, recipe, rows), mesh)
         log = _unlogged
         if processes.is_first():
             run.rewind_log(common)
@@ -139,11 +141,12 @@ def _unlogged(**_: Any) -> None:
     """Log nothing: of several processes the first alone writes."""
 
 
-def _finish(config: SAETrainConfig, run: artifacts.Run, store: Store, sae: SAE) -> None:
+def _finish(run: artifacts.Run, rows: StoredRows, sae: SAE) -> None:
     facts = save(sae, run.path)
-    health = health_table(sae, measure(sae, _all_rows(store, config.hook)))
-    artifacts.write_json(run.path / "health.json", health)
-    run.finish(**provenance(store, config.hook), **facts)
+    artifacts.write_json(run.path / "health.json", health_table(sae, measure(sae, _shown(rows))))
+    documents, if_shuffled = rows.mixing()
+    mixing = {"documents_per_batch": round(documents, 2), "documents_per_batch_if_shuffled": round(if_shuffled, 2)}
+    run.finish(**provenance(rows.store, rows.hook), rows=rows.rows, **mixing, **facts)
 
 
 def plan(config: SAETrainConfig) -> dict[str, Any]:
@@ -158,21 +161,21 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     Raises:
         InputError: as `train`.
     """
-    store = _open(config)
-    d_model = store.width(config.hook)
-    recipe = config.recipe(d_model)
-    state = _initial(config, recipe, store)
+    rows = source(config)
+    recipe = config.recipe(rows.width)
+    state = _initial(config, recipe, rows)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.scale)))
     times, space = [], workspace(state, config.batch)
-    for x in itertools.islice(shuffled_batches(store, config.hook, config.batch, config.data_seed), 4):
+    for x in itertools.islice(rows.batches(), 4):
         begun = time.perf_counter()
         state, space, _ = jax.block_until_ready(train_step(state, space, x, recipe))
         times.append(time.perf_counter() - begun)
-    rows = int(store.kept.sum())
+    documents, if_shuffled = rows.mixing()
     return {
-        "rows per epoch": rows,
-        "epochs": round(config.steps * config.batch / rows, 2),
+        "rows per epoch": rows.rows,
+        "epochs": round(config.steps * config.batch / rows.rows, 2),
+        "documents per batch": f"{documents:.1f}, {if_shuffled:.1f} if all rows were shuffled",
         "bytes of parameters": parameters,
         "bytes of parameters and optimiser": state_bytes,
         "bytes on disk": (config.keep + 1) * state_bytes + parameters,
@@ -184,32 +187,39 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     }
 
 
-def _open(config: SAETrainConfig) -> Store:
-    store = Store.open(config.store)
-    store.require(hook=config.hook)
-    rows = int(store.kept.sum())
-    if config.batch > rows:
-        raise InputError(f"batch {config.batch} is larger than the store's {rows} rows; lower it or extract more")
-    return store
+def source(config: SAETrainConfig) -> StoredRows:
+    """Open what a run trains on.
+
+    Args:
+        config: the run.
+
+    Raises:
+        InputError: the store cannot be read, lacks the hook, or has fewer rows left than a batch.
+    """
+    return StoredRows.of(
+        Store.open(config.store), config.hook, config.rows,
+        batch=config.batch, seed=config.data_seed, window_rows=config.window_rows,
+    )  # fmt: skip
 
 
-def _initial(config: SAETrainConfig, recipe: Recipe, store: Store) -> TrainState:
-    batches = min(math.ceil(config.initial_rows / config.batch), int(store.kept.sum()) // config.batch)
-    first = itertools.islice(shuffled_batches(store, config.hook, config.batch, config.data_seed), batches)
+def _initial(config: SAETrainConfig, recipe: Recipe, rows: StoredRows) -> TrainState:
+    batches = min(math.ceil(config.initial_rows / config.batch), rows.rows // config.batch)
+    first = itertools.islice(rows.batches(), batches)
     sample = np.concatenate(list(first))[: config.initial_rows]
-    shape = SAEConfig(store.width(config.hook), config.d_sae, config.k)
+    shape = SAEConfig(rows.width, config.d_sae, config.k)
     key = named_key(config.seed, "sae.init")
     return initial_state(initial_sae(shape, sample, key), recipe, key)
 
 
-def _shapes(config: SAETrainConfig, recipe: Recipe, store: Store, mesh: Mesh | None) -> TrainState:
-    shape = SAEConfig(store.width(config.hook), config.d_sae, config.k)
+def _shapes(config: SAETrainConfig, recipe: Recipe, rows: StoredRows, mesh: Mesh | None) -> TrainState:
+    shape = SAEConfig(rows.width, config.d_sae, config.k)
     state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
     return placed_state(state, mesh)
 
 
-def _all_rows(store: Store, hook: str) -> Iterable[np.ndarray]:
-    with progress("measure SAE", math.ceil(store.rows / BLOCK)) as advance:
-        for _, x in blocks(store, hook, BLOCK):
+def _shown(rows: StoredRows) -> Iterable[np.ndarray]:
+    """Yield every row once, with a bar."""
+    with progress("measure SAE", math.ceil(rows.store.rows / BLOCK)) as advance:
+        for x in rows.once(BLOCK):
             yield x
             advance()

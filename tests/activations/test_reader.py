@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from made_stores import activations, ledger, made
 
-from saejax.activations.reader import blocks, paired_blocks, shuffled_batches
+from saejax.activations.reader import blocks, documents_per_batch, paired_blocks, shuffled_batches
 from saejax.activations.store import KIND, Store
 from saejax.errors import InputError
 
@@ -163,3 +163,30 @@ def test_no_more_than_two_windows_are_in_memory(store: Store, monkeypatch: pytes
     monkeypatch.setattr(Store, "read_spans", counted)
     rows_of(store, 20, 200)
     assert len(alive) <= 2
+
+
+def test_rows_that_are_not_kept_are_neither_shuffled_nor_read_in_blocks(store: Store) -> None:
+    """Whole chunks, whole windows and single rows are left out."""
+    kept = store.kept.copy()
+    kept[128:448] = kept[700:703] = False
+    expected = np.flatnonzero(kept)
+    batches = shuffled_batches(store, HOOK, 13, 1, kept=kept, window_rows=128)
+    rows = np.concatenate([x[:, 0] for x in itertools.islice(batches, len(expected))]).astype(int)
+    for epoch in rows.reshape(13, -1):
+        np.testing.assert_array_equal(np.sort(epoch), expected)
+    read = [(number, x[:, 0]) for number, x in blocks(store, HOOK, 100, kept=kept)]
+    np.testing.assert_array_equal(np.concatenate([number for number, _ in read]), expected)
+    np.testing.assert_array_equal(np.concatenate([x for _, x in read]).astype(int), expected)
+
+
+@pytest.mark.parametrize(("window", "documents"), [(64, 6.0), (100_000, 20.0)])
+def test_mixing_is_how_many_documents_meet_in_a_batch(store: Store, window: int, documents: float) -> None:
+    """A chunk of 64 rows holds parts of 3 or 4 documents of 25; a batch of 32 rows spans two windows at most."""
+    found, if_shuffled = documents_per_batch(store, 32, 0, window_rows=window)
+    batches = np.array([rows_of(store, 32, 20, window=window)])[0]
+    assert found == np.mean([len(np.unique(rows // 25)) for rows in batches])
+    share = np.bincount(KEPT // 25) / len(KEPT)
+    drawn = np.random.default_rng(0).choice(len(share), (4000, 32), p=share)
+    assert if_shuffled == pytest.approx(np.mean([len(set(batch)) for batch in drawn]), rel=0.01)
+    assert (found < documents) == (window == 64)
+    assert found <= 1.1 * if_shuffled

@@ -11,6 +11,8 @@ import planted
 import pytest
 
 from saejax import artifacts, sae
+from saejax.activations.filters import RowFilter
+from saejax.activations.source import StoredRows
 from saejax.errors import InputError
 from saejax.sae import train as room
 from saejax.sae.checkpoint import open_checkpoints
@@ -50,6 +52,8 @@ def test_a_run_leaves_an_sae_its_health_and_its_curve(finished, store):
     assert set(lines[0]) == {"step", "fvu", "aux", "l0", "dead", "learning_rate"}
     health = {row["metric"]: row for row in json.loads((finished / "health.json").read_text())}
     kept = int(store.kept.sum())
+    assert facts["rows"] == kept
+    assert facts["documents_per_batch"] == facts["documents_per_batch_if_shuffled"] == 1, "the store has one document"
     assert f"{kept:,} tokens" in health["dead_rate"]["unit"]
     x = store.gather(planted.HOOK, store.kept_rows()).astype(np.float64)
     loaded = sae.load(finished)
@@ -73,22 +77,21 @@ def test_another_configuration_is_refused(finished, store):
 @pytest.mark.parametrize("killed_at", [20, 110])
 def test_a_killed_run_goes_on_to_the_same_result_to_the_bit(finished, store, tmp_path, monkeypatch, killed_at):
     """Killed before the first checkpoint, and behind a line of the log that the last checkpoint does not know."""
-    reader = room.shuffled_batches
+    reader, starts = StoredRows.batches, []
 
-    def cut_short(store, hook, batch, seed, start_step=0):
-        for step, x in enumerate(reader(store, hook, batch, seed, start_step), start_step):
+    def cut_short(self, start_step=0):
+        for step, x in enumerate(reader(self, start_step), start_step):
             if step == killed_at:
                 raise KeyboardInterrupt
             yield x
 
     config = config_of(store, tmp_path / "sae")
     with monkeypatch.context() as patch:
-        patch.setattr(room, "shuffled_batches", cut_short)
+        patch.setattr(StoredRows, "batches", cut_short)
         with pytest.raises(KeyboardInterrupt):
             train(config)
     assert artifacts.read_manifest(config.out)["status"] == "running"
-    starts = []
-    monkeypatch.setattr(room, "shuffled_batches", lambda *a: starts.append(a[-1]) or reader(*a))
+    monkeypatch.setattr(StoredRows, "batches", lambda self, *a: starts.extend(a) or reader(self, *a))
     assert train(config) == config.out
     assert starts[-1] == killed_at // 40 * 40
     for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
@@ -104,6 +107,19 @@ def test_special_tokens_take_no_part(finished, store):
     assert rms == pytest.approx(np.sqrt(16), rel=0.05)
 
 
+def test_rows_that_are_left_out_take_no_part(store, tmp_path):
+    """The first thousand rows alone are as good as a store of them."""
+    config = config_of(store, tmp_path / "sae", rows=RowFilter(last_position=999))
+    facts = artifacts.read_finished(train(config), "sae")["facts"]
+    assert facts["rows"] == int(store.kept[:1000].sum())
+    health = {row["metric"]: row for row in json.loads((config.out / "health.json").read_text())}
+    x = store.read(planted.HOOK, 0, 1000)[store.kept[:1000]].astype(np.float64)
+    loaded = sae.load(config.out)
+    error = x - np.asarray(loaded.decode(loaded.encode(x.astype(np.float32))), np.float64)
+    expected = np.sum(error**2) / np.sum((x - x.mean(axis=0)) ** 2)
+    assert health["fvu"]["value"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_plan_writes_nothing(store, tmp_path):
     planned = plan(config_of(store, tmp_path / "sae"))
     assert not (tmp_path / "sae").exists()
@@ -117,7 +133,7 @@ def test_a_plan_writes_nothing(store, tmp_path):
 def fitted(config: SAETrainConfig, store, batches, folder) -> list[dict]:
     """Fit made-up batches of 100 rows, and return what was logged."""
     recipe, lines = config.recipe(16), []
-    state = room._initial(config, recipe, store)
+    state = room._initial(config, recipe, room.source(config))
     with open_checkpoints(folder, keep=2) as checkpoints:
         member = Member(state, recipe, lambda **line: lines.append(line), checkpoints)
         fit([member], batches, batch=100, checkpoint_every=20)

@@ -1,0 +1,70 @@
+"""What a trainer reads: batches of rows in an order that depends on the seed and the step alone."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from saejax.activations.filters import RowFilter
+from saejax.activations.reader import blocks, documents_per_batch, shuffled_batches
+from saejax.activations.store import Store
+from saejax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRows:
+    """Rows of one hook of a store, shuffled.
+
+    Attributes:
+        store: the store.
+        hook: whose activations.
+        kept: which rows are read.
+        batch: rows in a batch.
+        seed: decides the order.
+        window_rows: rows that are shuffled among each other.
+    """
+
+    store: Store
+    hook: str
+    kept: Bool[np.ndarray, "rows"]
+    batch: int
+    seed: int
+    window_rows: int
+
+    @classmethod
+    def of(cls, store: Store, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int) -> "StoredRows":
+        """Find out which rows are read.
+
+        Raises:
+            InputError: the store lacks the hook, or has fewer rows left than a batch.
+        """
+        store.require(hook=hook)
+        kept = rows.kept(store, hook)
+        if batch > kept.sum():
+            raise InputError(f"batch {batch} is larger than the store's {kept.sum()} rows; lower it or extract more")
+        return cls(store, hook, kept, batch, seed, max(window_rows, store.chunk_rows))
+
+    @property
+    def width(self) -> int:
+        """Entries of a row."""
+        return self.store.width(self.hook)
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return int(self.kept.sum())
+
+    def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
+        """Yield batches without end, from that of a step on, counted from 0."""
+        return shuffled_batches(
+            self.store, self.hook, self.batch, self.seed, start_step, kept=self.kept, window_rows=self.window_rows
+        )
+
+    def once(self, rows_per_block: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield every row once, in the order of the corpus."""
+        return (x for _, x in blocks(self.store, self.hook, rows_per_block, kept=self.kept))
+
+    def mixing(self) -> tuple[float, float]:
+        """Measure from how many documents a batch comes, and would if all rows were shuffled."""
+        return documents_per_batch(self.store, self.batch, self.seed, kept=self.kept, window_rows=self.window_rows)
