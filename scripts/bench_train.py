@@ -13,7 +13,7 @@ what XLA's own plan of a step says, beyond state and workspace.
 Times drift with the machine; the ratios are what to keep. The last line is JSON.
 
     python scripts/bench_train.py
-    python scripts/bench_train.py --d-model 2304 --d-sae 65536 --k 64 --batch 8192 --precision bfloat16   # an H200
+    python scripts/bench_train.py --d-model 2304 --d-sae 65536 --k 64 --batch 8192 --precision bfloat16 --impl gpu
 """
 
 import dataclasses
@@ -48,8 +48,8 @@ class BenchConfig:
     """Rows of a step."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Inputs of matrix products; sparsify takes bfloat16 on a GPU by itself."""
-    impl: Literal["jax", "pallas"] = "jax"
-    """What sums over codes in saejax's step."""
+    impl: Literal["jax", "gpu", "tpu"] = "jax"
+    """Kernels of saejax's step."""
     steps: int = 6
     """Timed steps of a peer in a turn."""
     turns: int = 3
@@ -89,7 +89,7 @@ def saejax_turn(config: BenchConfig, tenth_dead: bool = False) -> dict[str, floa
     x, key = rows_of(config), jax.random.key(0)
     shape, recipe = SAEConfig(config.d_model, config.d_sae, config.k), recipe_of(config)
     state = initial_state(initial_sae(shape, x, key), recipe, key)
-    space, x = workspace(state, config.batch), jnp.asarray(x)
+    space, x = workspace(state, config.batch, config.impl), jnp.asarray(x)
     every = 10 if tenth_dead else config.d_sae + 1
     silent = np.where(np.arange(1, config.d_sae + 1) % every == 0, recipe.dead_window, 0).astype(np.int32)
 
@@ -202,7 +202,7 @@ def memory(config: BenchConfig) -> dict[str, float]:
 
     shape, recipe = SAEConfig(config.d_model, config.d_sae, config.k), recipe_of(config)
     state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
-    space = jax.eval_shape(lambda state: workspace(state, config.batch), state)
+    space = jax.eval_shape(lambda state: workspace(state, config.batch, config.impl), state)
     x = jax.ShapeDtypeStruct((config.batch, config.d_model), jnp.float32)
     plan: Any = train_step.lower(state, space, x, recipe).compile().memory_analysis()
     matrices = 2 * 4 * config.d_sae * config.d_model

@@ -7,7 +7,7 @@ import.
 from saejax_kernels import mosaic
 from saejax_kernels.cores import on_all_cores
 from saejax_kernels.draw_permutations import draw_permutations
-from saejax_kernels.encode_top_k import Precision, encode_top_k, product
+from saejax_kernels.encode_top_k import Precision, encode_top_k, fused_top_k, product
 from saejax_kernels.largest_of_rows import largest_of_rows, top_k
 from saejax_kernels.listed_entries import listed_entries
 from saejax_kernels.mid_ranks import mid_ranks
@@ -25,6 +25,7 @@ __all__ = [
     "Precision",
     "draw_permutations",
     "encode_top_k",
+    "fused_top_k",
     "largest_of_rows",
     "listed_entries",
     "mid_ranks",

@@ -30,8 +30,8 @@ def encode_top_k(
 ) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
     """Find the k largest of z = (x - centre) @ W.T + b in each row; of equal ones those of the lowest latents.
 
-    Memory beyond the arguments: the product, and rows x 2 sqrt(d_sae k) numbers. The gradient takes no array of rows x
-    d_sae.
+    Memory beyond the arguments: the product, and rows x 2 sqrt(d_sae k) numbers; on a TPU what its kernel states. The
+    gradient takes no array of rows x d_sae.
 
     Args:
         x: one vector per row.
@@ -40,7 +40,7 @@ def encode_top_k(
         b: one number per latent.
         k: entries to find per row.
         precision: of the inputs of the product.
-        impl: of the sums in the gradient, see `saejax_kernels.sparse_products`.
+        impl: see `saejax_kernels.sparse_products`; on a TPU the product is never held.
 
     Returns:
         The entries, largest first, and their latents.
@@ -53,8 +53,34 @@ def encode_top_k(
 def _encode(
     x: jax.Array, centre: jax.Array, W: jax.Array, b: jax.Array, k: int, precision: Precision, impl: Impl
 ) -> tuple[jax.Array, jax.Array]:
-    del impl  # of the gradient alone
+    if impl == "tpu":
+        return fused_top_k(x - centre, W, b, k, precision)
     return largest_of_rows(product(x - centre, W, precision), b, k)
+
+
+def fused_top_k(
+    x: Float[jax.Array, "rows d_model"],
+    W: Float[jax.Array, "d_sae d_model"],
+    b: Float[jax.Array, "d_sae"],
+    k: int,
+    precision: Precision,
+) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
+    """Find the k largest of x @ W.T + b in each row on a TPU, without holding the product, and without a gradient.
+
+    Args:
+        x: one vector per row.
+        W: one vector per latent.
+        b: one number per latent.
+        k: entries to find per row.
+        precision: of the inputs of the product.
+
+    Returns:
+        The entries, largest first, and their latents; of equal ones the lowest.
+    """
+    from saejax_kernels.encode_top_k_tpu import encode_top_k_tpu  # here, because Pallas takes long to import
+
+    x, W = x.astype(precision), W.astype(precision)
+    return lax.platform_dependent(x, W, b, tpu=partial(encode_top_k_tpu, k=k))
 
 
 def product(

@@ -1,12 +1,12 @@
 """Products with sparse codes: `rows x k` values and the latents they belong to, never `rows x d_sae`.
 
-Of two implementations, `jax` runs on every device. Each product there is a loop over the k columns, one row of the
+Of its implementations, `jax` runs on every device. Each product there is a loop over the k columns, one row of the
 table gathered or scattered per activation row and column. On a CPU that beats one big gather or scatter-add by 3 to 15
 times, and a product with dense codes by more (at batch 2,048, d_model 256, d_sae 2,048, k 16: decode 0.5 ms against 8,
 one weight gradient 1.5 against 16), because XLA neither materialises `[rows, k, d]` nor multiplies by zeros. Its sums
 over rows are scatters, which a GPU adds in any order.
 
-`pallas` is for NVIDIA GPUs from Hopper on, and adds in one order there (`saejax_kernels.bag_sums_gpu`). On an H200 (JAX
+`gpu` is for NVIDIA GPUs from Hopper on, and adds in one order there (`saejax_kernels.bag_sums_gpu`). On an H200 (JAX
 0.11.2; batch 8,192, d_model 2,304, d_sae 65,536, k 64) a decode took 1.3 ms against 1.8, a weight gradient 1.7 against
 5.2, and the gradient to the codes 1.4 against 3.1.
 """
@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 
 from saejax_kernels.ordering import zero_after
 
-Impl: TypeAlias = Literal["jax", "pallas"]
+Impl: TypeAlias = Literal["jax", "gpu", "tpu"]
+"""Kernels of a device, or `jax` for any device; of a TPU `encode_top_k` alone has one, and all else is that of `jax`."""
 
 
 def weighted_rows(
@@ -42,7 +43,7 @@ def weighted_rows(
     Returns:
         One vector per row.
     """
-    if impl == "pallas":
+    if impl == "gpu":
         rows, k = indices.shape
         return _bag_sums(values.reshape(-1), indices.reshape(-1), k * jnp.arange(rows + 1), table)
 
@@ -72,7 +73,7 @@ def products_at(
     Returns:
         One product per row and column of `indices`.
     """
-    if impl == "pallas":
+    if impl == "gpu":
         return jnp.sum(x[:, None, :] * table[indices], axis=2)
     return lax.map(lambda index: jnp.sum(x * table[index], axis=1), indices.T).T
 
@@ -97,7 +98,7 @@ def outer_sum(
     Returns:
         One vector per latent; zero where no row names it.
     """
-    if impl == "pallas":
+    if impl == "gpu":
         latents, order = lax.sort_key_val(indices.reshape(-1), jnp.arange(indices.size))
         starts = jnp.searchsorted(latents, jnp.arange(size + 1))
         return _bag_sums(values.reshape(-1)[order], order // indices.shape[1], starts, x)

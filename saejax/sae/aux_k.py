@@ -72,8 +72,12 @@ def add_aux_gradient(
         return lax.dynamic_slice_in_dim(codes, at * BLOCK, BLOCK, axis=1)
 
     def encode(at: Array, codes: Array) -> Array:
-        chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
-        z = forward.product.at[:, chosen].get(mode="fill", fill_value=0) + block(at, weights.b_enc)
+        if forward.product is None:
+            z = product(x, block(at, weights.encoder), how.precision)
+        else:
+            chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
+            z = forward.product.at[:, chosen].get(mode="fill", fill_value=0)
+        z += block(at, weights.b_enc)
         return lax.dynamic_update_slice_in_dim(codes, jnp.maximum(z, 0), at * BLOCK, axis=1)
 
     def decode(at: Array, total: Array) -> Array:

@@ -56,8 +56,9 @@ class SAETrainConfig:
     """Tokens without firing after which a latent counts as dead."""
     precision: Precision = "float32"
     """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
-    impl: Literal["auto", "jax", "pallas"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
-    """What sums over codes: jax, on any device; pallas, on NVIDIA GPUs from Hopper on; auto is pallas there."""
+    impl: Literal["auto", "jax", "gpu", "tpu"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
+    """Kernels: jax runs on any device; gpu is for NVIDIA GPUs from Hopper on, and adds in one order there; tpu never
+    holds the encoder's product, as it finds the k largest while that is made; auto is gpu where it runs, else jax."""
     initial_rows: int = 8192
     """Rows that set the input scale and the geometric median with which b_dec begins."""
     checkpoint_every: int = 500
@@ -135,5 +136,5 @@ class SAETrainConfig:
             aux_coefficient=self.aux_coefficient,
             dead_window=self.dead_window,
             precision=self.precision,
-            impl=self.impl if self.impl != "auto" else "pallas" if mosaic.runs_here() else "jax",
+            impl=self.impl if self.impl != "auto" else "gpu" if mosaic.runs_here() else "jax",
         )

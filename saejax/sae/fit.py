@@ -93,7 +93,7 @@ def fit(
     """
     step = start = int(members[0].state.step)
     steps = members[0].recipe.steps
-    space, since = placed_workspace(members[0].state, batch, mesh), time.perf_counter()
+    space, since = placed_workspace(members[0].state, batch, members[0].recipe.impl, mesh), time.perf_counter()
     with progress("train SAE", steps, done=start) as advance:
         for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
             found, rows = [], placed_rows(x, mesh)

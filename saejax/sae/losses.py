@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
-from saejax_kernels import largest_of_rows, outer_sum, product, products_at, weighted_rows
+from saejax_kernels import fused_top_k, largest_of_rows, outer_sum, product, products_at, weighted_rows
 
 from saejax.sae.execution import Execution
 from saejax.sae.weights import Weights
@@ -21,8 +21,8 @@ class Forward(NamedTuple):
     """Codes, largest first."""
     indices: Int[Array, "rows k"]
     """Their latents."""
-    product: Float[Array, "rows d_sae"]
-    """(x - b_dec) @ W_enc."""
+    product: Float[Array, "rows d_sae"] | None
+    """(x - b_dec) @ W_enc; None where it is never held."""
 
 
 def reconstruction_loss(
@@ -51,8 +51,14 @@ def reconstruction_loss(
     """
     d_sae, width = weights.encoder.shape
     centred = x - weights.b_dec
-    whole = product(centred, weights.encoder, how.precision)
-    values, indices = largest_of_rows(whole, weights.b_enc, min(k, d_sae))
+    if how.impl == "tpu":
+        whole, (values, indices) = (
+            None,
+            fused_top_k(centred, weights.encoder, weights.b_enc, min(k, d_sae), how.precision),
+        )
+    else:
+        whole = product(centred, weights.encoder, how.precision)
+        values, indices = largest_of_rows(whole, weights.b_enc, min(k, d_sae))
     values = jax.nn.relu(how.only_largest_of_all(values, k))
     decoded = how.over_latents(weighted_rows(values, indices, weights.W_dec, impl=how.impl))
     residual = x - (decoded + weights.b_dec)

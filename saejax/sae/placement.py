@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Float
+from saejax_kernels import Impl
 
 from saejax.errors import InputError
 from saejax.sae.execution import DATA, LATENT
@@ -16,7 +17,6 @@ from saejax.types import AnyArray
 
 NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
 WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
-WORKSPACE = Workspace(PartitionSpec(DATA, LATENT), WEIGHTS)
 
 
 def step_mesh(data: int, latent: int) -> Mesh | None:
@@ -48,6 +48,11 @@ def state_places(state: TrainState) -> TrainState:
         key=NOWHERE,
         config=state.config,
     )
+
+
+def workspace_places(impl: Impl) -> Workspace:
+    """Say the same of a workspace, where rows are spread too."""
+    return Workspace(None if impl == "tpu" else PartitionSpec(DATA, LATENT), WEIGHTS)
 
 
 def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
@@ -97,17 +102,18 @@ def _put(array: Any, there: Sharding) -> jax.Array:
     return jax.make_array_from_callback(held.shape, there, lambda part: held[part])
 
 
-def placed_workspace(state: TrainState, rows: int, mesh: Mesh | None) -> Workspace:
+def placed_workspace(state: TrainState, rows: int, impl: Impl, mesh: Mesh | None) -> Workspace:
     """Make the workspace of a run where a mesh has it.
 
     Args:
         state: the run's.
         rows: of a batch.
+        impl: kernels of its recipe.
         mesh: None for one device.
     """
     if mesh is None:
-        return workspace(state, rows)
-    like = jax.eval_shape(lambda state: workspace(state, rows), state)
-    there = jax.tree.map(lambda place: NamedSharding(mesh, place), WORKSPACE)
+        return workspace(state, rows, impl)
+    like = jax.eval_shape(lambda state: workspace(state, rows, impl), state)
+    there = jax.tree.map(lambda place: NamedSharding(mesh, place), workspace_places(impl))
     make = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), out_shardings=there)
     return make()

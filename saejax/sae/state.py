@@ -39,7 +39,7 @@ class Recipe:
     precision: Precision
     """Inputs of matrix products: float32, or bfloat16; everything else is float32."""
     impl: Impl
-    """What sums over codes: jax, on any device; pallas, on NVIDIA GPUs from Hopper on."""
+    """Kernels: jax, gpu or tpu."""
 
     def rate(self, step: Any) -> Float[Array, ""]:
         """Give the learning rate of a step: linear up from 0, constant, linear down to 0.
@@ -117,16 +117,18 @@ class Workspace:
     """
 
     product: Any
-    """`[rows, d_sae]`, of the encoder."""
+    """`[rows, d_sae]`, of the encoder; None where that is never held."""
     gradient: Weights
     """Of the loss."""
 
 
-def workspace(state: TrainState, rows: int) -> Workspace:
+def workspace(state: TrainState, rows: int, impl: Impl) -> Workspace:
     """Make the workspace of a run.
 
     Args:
         state: its state.
         rows: of a batch.
+        impl: kernels of its recipe.
     """
-    return Workspace(jnp.zeros((rows, state.config.d_sae)), jax.tree.map(jnp.zeros_like, state.weights))
+    product = None if impl == "tpu" else jnp.zeros((rows, state.config.d_sae))
+    return Workspace(product, jax.tree.map(jnp.zeros_like, state.weights))

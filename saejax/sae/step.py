@@ -17,7 +17,7 @@ from saejax_kernels import zero_after
 from saejax.sae.aux_k import add_aux_gradient
 from saejax.sae.execution import DATA, Execution
 from saejax.sae.losses import reconstruction_loss
-from saejax.sae.placement import NOWHERE, WORKSPACE, state_places
+from saejax.sae.placement import NOWHERE, state_places, workspace_places
 from saejax.sae.state import ADAM, Recipe, TrainState, Workspace
 from saejax.sae.weights import Weights
 from saejax.types import AnyArray, Array
@@ -56,7 +56,7 @@ def train_step(
         step,
         mesh=mesh,
         in_specs=(of_state, PartitionSpec(DATA)),
-        out_specs=(of_state, WORKSPACE, NOWHERE),
+        out_specs=(of_state, workspace_places(recipe.impl), NOWHERE),
         check_vma=False,
     )(state, x)
 

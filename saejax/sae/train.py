@@ -166,7 +166,7 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     state = _initial(config, recipe, rows)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.scale)))
-    times, space = [], workspace(state, config.batch)
+    times, space = [], workspace(state, config.batch, recipe.impl)
     for x in itertools.islice(rows.batches(), 4):
         begun = time.perf_counter()
         state, space, _ = jax.block_until_ready(train_step(state, space, x, recipe))

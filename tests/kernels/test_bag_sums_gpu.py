@@ -1,7 +1,5 @@
 """The Mosaic kernel, interpreted on the CPU against sums in float64, lowered for a GPU, and run where there is one."""
 
-from typing import get_args
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +57,7 @@ def test_it_does_not_talk_to_other_devices_of_a_mesh() -> None:
 @pytest.mark.skipif(mosaic.runs_here(), reason="needs to be without such a GPU")
 def test_it_does_not_fall_back_to_the_cpu() -> None:
     with pytest.raises(NotImplementedError, match="not found for platform cpu"):
-        weighted_rows(jnp.ones((2, 1)), jnp.zeros((2, 1), jnp.int32), jnp.ones((3, 4)), impl="pallas")
+        weighted_rows(jnp.ones((2, 1)), jnp.zeros((2, 1), jnp.int32), jnp.ones((3, 4)), impl="gpu")
 
 
 @pytest.mark.skipif(not mosaic.runs_here(), reason="needs an NVIDIA GPU from Hopper on")
@@ -88,12 +86,12 @@ def test_products_and_their_gradients_are_those_of_the_reference_on_the_gpu(k: i
         lambda impl: products_at(x, indices, W_dec, impl=impl),
         lambda impl: outer_sum(values, indices, x, d_sae, impl=impl),
     ):
-        np.testing.assert_allclose(product("pallas"), product("jax"), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(product("gpu"), product("jax"), rtol=1e-4, atol=1e-3)
 
     def loss(impl: Impl, *given: jax.Array) -> jax.Array:
         values, indices = encode_top_k(given[0], given[1], given[2], given[3], k, "float32", impl)
         return jnp.sum((sparse_decode(values, indices, given[4], impl) - x) ** 2) / 1000
 
-    slopes = [jax.grad(loss, argnums=(1, 2, 3, 4, 5))(impl, x, centre, W, b, W_dec) for impl in get_args(Impl)[::-1]]
+    slopes = [jax.grad(loss, argnums=(1, 2, 3, 4, 5))(impl, x, centre, W, b, W_dec) for impl in ("gpu", "jax")]
     for ours, theirs in zip(*slopes, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(jnp.abs(theirs).max()))

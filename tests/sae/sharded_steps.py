@@ -36,7 +36,7 @@ def started(batches: np.ndarray) -> TrainState:
 def trained(batches: np.ndarray, mesh: Mesh | None) -> tuple[TrainState, list[dict[str, float]]]:
     """Return the state after a step on each batch, and the metrics of all."""
     state = placed_state(started(batches), mesh)
-    space, metrics = placed_workspace(state, ROWS, mesh), []
+    space, metrics = placed_workspace(state, ROWS, "jax", mesh), []
     for x in batches:
         state, space, found = train_step(state, space, x, RECIPE, mesh)
         metrics.append({name: float(value) for name, value in found.items()})

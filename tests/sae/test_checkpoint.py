@@ -30,7 +30,7 @@ def started(batches: list[np.ndarray]) -> TrainState:
 
 
 def trained(state: TrainState, batches: list[np.ndarray]) -> TrainState:
-    space = workspace(state, len(batches[0]))
+    space = workspace(state, len(batches[0]), "jax")
     for x in batches:
         state, space, _ = train_step(state, space, x, RECIPE)
     return state

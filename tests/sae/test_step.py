@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -10,8 +11,9 @@ import optax
 import planted
 import pytest
 from jax import lax
+from saejax_kernels.encode_top_k_tpu import encode_top_k_tpu
 
-from saejax.sae import step
+from saejax.sae import losses, step
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.state import ADAM, Recipe, TrainState, initial_state, workspace
@@ -45,7 +47,7 @@ def started(batches: list[np.ndarray]) -> TrainState:
 
 def steps(state: TrainState, batches: list, recipe: Recipe = RECIPE) -> tuple[TrainState, dict]:
     """Take a step on each batch; return the state and the metrics of the last."""
-    space, metrics = workspace(state, len(batches[0])), {}
+    space, metrics = workspace(state, len(batches[0]), "jax"), {}
     for x in batches:
         state, space, metrics = train_step(state, space, x, recipe)
     return state, metrics
@@ -153,7 +155,7 @@ def test_steps_are_traced_once_and_never_ask_the_host(batches, monkeypatch):
     fresh = dataclasses.replace(RECIPE, steps=101)
     state = with_silenced(started(batches), 5)
     on_device = [jax.device_put(x) for x in batches]
-    state, space, _ = train_step(state, workspace(state, 100), on_device[0], fresh)
+    state, space, _ = train_step(state, workspace(state, 100, "jax"), on_device[0], fresh)
     traced = traces.call_count
     with jax.transfer_guard("disallow"):
         for x in on_device[1:]:
@@ -167,7 +169,7 @@ def test_a_step_makes_no_array_of_the_size_of_its_largest_beyond_state_and_works
     shape, rows = SAEConfig(d_model=32, d_sae=1 << 14, k=8), 1024
     recipe = dataclasses.replace(RECIPE, aux_capacity=256)
     start = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
-    space = jax.eval_shape(lambda state: workspace(state, rows), start)
+    space = jax.eval_shape(lambda state: workspace(state, rows, "jax"), start)
     x = jax.ShapeDtypeStruct((rows, shape.d_model), jnp.float32)
     memory: Any = train_step.lower(start, space, x, recipe).compile().memory_analysis()
     held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((start, space)))
@@ -188,6 +190,34 @@ def test_bfloat16_rounds_products_alone(batches):
     assert {leaf.dtype for leaf in jax.tree.leaves((rounded.weights, rounded.optimiser.mu))} == {jnp.dtype("float32")}
     ends = [float(steps(started(batches), batches, recipe)[1]["fvu"]) for recipe in (RECIPE, half)]
     np.testing.assert_allclose(ends[1], ends[0], rtol=5e-2)
+
+
+def test_the_step_of_a_tpu_holds_no_product_and_lowers_for_one(batches):
+    recipe = dataclasses.replace(RECIPE, impl="tpu")
+    start = jax.eval_shape(lambda: started(batches))
+    space = jax.eval_shape(lambda state: workspace(state, 100, "tpu"), start)
+    x = jax.ShapeDtypeStruct((100, 16), jnp.float32)
+    lowered = train_step.trace(start, space, x, recipe).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in lowered
+    assert space.product is None
+
+
+def test_the_step_of_a_tpu_is_that_of_any_device(batches, monkeypatch):
+    """Its kernel is interpreted; some latents are dead, so that AuxK multiplies for itself."""
+    interpreted = partial(encode_top_k_tpu, interpret=True)
+    fused = mock.Mock(side_effect=lambda x, W, b, k, precision: interpreted(x.astype(precision), W, b, k))
+    monkeypatch.setattr(losses, "fused_top_k", fused)
+    state = with_silenced(started(batches), 5)
+    state = dataclasses.replace(state, silent=state.silent.at[:5].set(RECIPE.dead_window))
+    ends = {}
+    for impl in ("jax", "tpu"):
+        recipe = dataclasses.replace(RECIPE, impl=impl, steps=102)
+        copied = jax.tree.map(jnp.array, state)
+        ends[impl] = train_step(copied, workspace(copied, 100, impl), batches[0], recipe)
+    assert fused.called
+    assert ends["jax"][2]["aux"] > 0
+    for ours, theirs in zip(jax.tree.leaves(ends["tpu"][0]), jax.tree.leaves(ends["jax"][0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_planted_atoms_are_recovered():
