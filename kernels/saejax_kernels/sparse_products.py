@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from saejax_kernels.ordering import zero_after
 
 Impl: TypeAlias = Literal["jax", "gpu", "tpu"]
-"""Kernels of a device, or `jax` for any device; of a TPU `encode_top_k` alone has one, and all else is that of `jax`."""
+"""Kernels of a device, or `jax` for any; of a TPU `encode_top_k` alone has one, and all else is that of `jax`."""
 
 
 def weighted_rows(
