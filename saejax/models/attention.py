@@ -145,8 +145,9 @@ def _attend(
     batch, length, heads, width = query.shape
     grouped = query.reshape(batch, length, key.shape[2], -1, width)
     scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
-    # tanh by exp: XLA's own, fused into a softmax on a GPU, has three digits (on an H200 heads of Gemma 2 were 3e-3 off).
-    doubled = scores * (2 * (width**-0.5 if scale is None else scale) / softcap)
+    # tanh by exp: XLA's, fused into a softmax on a GPU, has three digits (on an H200 heads of Gemma 2 were 3e-3 off).
+    # Clipped where tanh is 1 to the last digit, so that its gradient is a number.
+    doubled = jnp.clip(scores * (2 * (width**-0.5 if scale is None else scale) / softcap), -40, 40)
     scores = softcap * (1 - 2 / (1 + jnp.exp(doubled)))
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

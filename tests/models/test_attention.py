@@ -36,6 +36,25 @@ def test_each_query_weighs_the_keys_it_may_look_at(
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_capped_scores_have_the_gradient_of_tanh(size: float) -> None:
+    """Also where tanh has long been 1."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    query, key, value = (jax.random.normal(each, (1, 6, 2, 4)) for each in keys)
+    mask = attention_mask(jnp.ones((1, 6), jnp.int32))
+
+    def by_tanh(query: jax.Array) -> jax.Array:
+        scores = 2.0 * jnp.tanh(jnp.einsum("bthd,bshd->bhts", query, key) * 0.5 / 2.0)
+        weights = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1)
+        return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+    def ours(query: jax.Array) -> jax.Array:
+        return attend(query, key, value, mask, causal=True, scale=0.5, softcap=2.0)
+
+    found, expected = (jax.grad(lambda q, f=f: jnp.sum(f(q) ** 2))(size * query) for f in (ours, by_tanh))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_long_row_is_cut_into_few_runs() -> None:
     length = 2 * PIECES * SHORTEST_PIECE
     shapes = [jax.ShapeDtypeStruct((1, length, 1, 4), jnp.float32)] * 3
