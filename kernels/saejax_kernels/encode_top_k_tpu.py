@@ -83,7 +83,7 @@ def _merge_tile(x: Any, W: Any, b: Any, values: Any, latents: Any, *, k: int) ->
     place = lax.broadcasted_iota(jnp.int32, values.shape, 1)
 
     @pl.when(tile == 0)
-    def _() -> None:
+    def begin() -> None:
         # Places beyond k hold what nothing is larger than.
         values[...] = jnp.where(place < k, -jnp.inf, jnp.inf)
         latents[...] = jnp.full(latents.shape, jnp.iinfo(jnp.int32).max, jnp.int32)
@@ -113,4 +113,5 @@ def _merge_tile(x: Any, W: Any, b: Any, values: Any, latents: Any, *, k: int) ->
             jnp.where(here, where, latents),
         )
 
-    _, values[...], latents[...] = lax.while_loop(unfinished, take, (z, values[...], latents[...]))
+    merged = lax.while_loop(unfinished, take, (z, values[...], latents[...]))
+    values[...], latents[...] = merged[1:]

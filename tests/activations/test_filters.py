@@ -33,7 +33,8 @@ def test_rows_in_the_ranges_are_left_without_specials(store: Store, rows: RowFil
 
 @pytest.mark.parametrize("hook", [HOOK, "mlp_out.0"])
 def test_norms_are_held_against_the_median_of_what_is_left(store: Store, hook: str) -> None:
-    norms = np.linalg.norm(activations(ROWS, *((3,) if hook == HOOK else (5, 0.5))).astype(np.float64), axis=1)
+    x = activations(ROWS) if hook == HOOK else activations(ROWS, 5, 0.5)
+    norms = np.linalg.norm(x.astype(np.float64), axis=1)
     within = ~COLUMNS["special"] & (COLUMNS["document"] >= 20)
     expected = within & (norms <= 1.2 * np.median(norms[within]))
     assert 0 < expected.sum() < within.sum()

@@ -24,7 +24,7 @@ def test_without_trackers_lines_go_to_the_log_alone(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_each_number_at_its_step(tmp_path: Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     logged = []
     send(tmp_path, ("tensorboard",), logged)
@@ -41,7 +41,7 @@ def test_tensorboard_has_each_number_at_its_step(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_wandb_has_each_number_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
