@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
+from saejax.activations.prefetch import prefetch
 from saejax.errors import InputError, Preempted
 from saejax.preemption import Preemption
 from saejax.progress import progress
@@ -95,8 +96,9 @@ def fit(
     steps = members[0].recipe.steps
     space, since = placed_workspace(members[0].state, batch, members[0].recipe.impl, mesh), time.perf_counter()
     with progress("train SAE", steps, done=start) as advance:
-        for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
-            found, rows = [], placed_rows(x, mesh)
+        ahead = prefetch(placed_rows(x, mesh) for x in batches)
+        for step, rows in zip(range(start + 1, steps + 1), ahead, strict=False):
+            found = []
             for member in members:
                 member.state, space, metrics = train_step(member.state, space, rows, member.recipe, mesh)
                 member.fvus.append(metrics["fvu"])

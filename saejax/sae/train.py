@@ -107,8 +107,8 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
 
 def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
     for name in vars(configs[0]):
-        values = {getattr(config, name) for config in configs}
-        if name not in ("out", "seed", "k", "learning_rate") and len(values) > 1:
+        values = [getattr(config, name) for config in configs]
+        if name not in ("out", "seed", "k", "learning_rate") and any(value != values[0] for value in values):
             raise InputError(f"SAEs that train together have one {name}, not {', '.join(map(str, values))}")
 
 

@@ -41,7 +41,9 @@ def started(config: SAETrainConfig) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fields: dict[str, Any] = {name: value for name, value in vars(config).items() if value is not None}
+    fields: dict[str, Any] = {
+        n: value for n, value in vars(config).items() if isinstance(value, (int, float, str, Path))
+    }
     given = json.dumps({**fields, "data": 2, "latent": 2}, default=str)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return [

@@ -14,6 +14,7 @@ from saejax import artifacts, sae
 from saejax.activations.filters import RowFilter
 from saejax.activations.source import StoredRows
 from saejax.errors import InputError
+from saejax.sae import fit as fit_room
 from saejax.sae import train as room
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.config import SAETrainConfig
@@ -67,6 +68,15 @@ def test_the_same_command_finds_a_complete_run_complete(finished, store):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert train(config_of(store, finished)) == finished
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_how_often_a_run_logs_and_saves_changes_nothing(finished, store, tmp_path, monkeypatch):
+    """In dictionary_learning logging moved the dead counters and the threshold."""
+    monkeypatch.setattr(fit_room, "LOG_EVERY", 7)
+    config = config_of(store, tmp_path / "sae", checkpoint_every=11)
+    train(config)
+    assert (config.out / "sae.safetensors").read_bytes() == (finished / "sae.safetensors").read_bytes()
+    assert [line["step"] for line in artifacts.read_metrics(config.out)] == [*range(7, 120, 7), 120]
 
 
 def test_another_configuration_is_refused(finished, store):
