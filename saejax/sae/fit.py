@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from saejax.activations.prefetch import prefetch
 from saejax.errors import InputError, Preempted
 from saejax.preemption import Preemption
 from saejax.progress import progress
@@ -95,14 +94,17 @@ def fit(
     step = start = int(members[0].state.step)
     steps = members[0].recipe.steps
     space, since = placed_workspace(members[0].state, batch, members[0].recipe.impl, mesh), time.perf_counter()
+    # Steps in flight together take the threads that the collectives of processes on CPUs wait for.
+    in_lockstep = jax.process_count() > 1 and jax.default_backend() == "cpu"
     with progress("train SAE", steps, done=start) as advance:
-        ahead = prefetch(placed_rows(x, mesh) for x in batches)
-        for step, rows in zip(range(start + 1, steps + 1), ahead, strict=False):
-            found = []
+        for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
+            found, rows = [], placed_rows(x, mesh)
             for member in members:
                 member.state, space, metrics = train_step(member.state, space, rows, member.recipe, mesh)
                 member.fvus.append(metrics["fvu"])
                 found.append(metrics)
+            if in_lockstep:
+                jax.block_until_ready(found)
             last, ending = step == steps, preemption is not None and preemption.at(step)
             if step % LOG_EVERY == 0 or last:
                 numbers = [{name: float(value) for name, value in metrics.items()} for metrics in found]

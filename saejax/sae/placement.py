@@ -13,7 +13,7 @@ from saejax.errors import InputError
 from saejax.sae.execution import DATA, LATENT
 from saejax.sae.state import TrainState, Workspace, workspace
 from saejax.sae.weights import Weights
-from saejax.types import Array
+from saejax.types import AnyArray
 
 NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
 WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
@@ -73,14 +73,14 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
     return jax.tree.map(put, state, state_places(state))
 
 
-def placed_rows(x: Float[np.ndarray, "rows d_model"], mesh: Mesh | None) -> Float[Array, "rows d_model"]:
+def placed_rows(x: Float[np.ndarray, "rows d_model"], mesh: Mesh | None) -> Float[AnyArray, "rows d_model"]:
     """Put a batch where a mesh has it; each process of a job puts the rows of its own devices.
 
     Args:
         x: the whole batch, the same in all processes.
-        mesh: None for one device.
+        mesh: None for one device, which takes it with the step.
     """
-    return jax.device_put(x) if mesh is None else _put(x, NamedSharding(mesh, PartitionSpec(DATA)))
+    return x if mesh is None else _put(x, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
 def whole(tree: Any, mesh: Mesh | None) -> Any:

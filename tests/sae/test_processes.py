@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,8 @@ def started(config: SAETrainConfig) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fields: dict[str, Any] = {
-        n: value for n, value in vars(config).items() if isinstance(value, (int, float, str, Path))
-    }
+    plain = (int, float, str, Path)
+    fields: dict[str, Any] = {name: value for name, value in vars(config).items() if isinstance(value, plain)}
     given = json.dumps({**fields, "data": 2, "latent": 2}, default=str)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return [
@@ -79,7 +79,11 @@ def test_two_processes_train_what_one_trains(alone: SAETrainConfig, tmp_path: Pa
 def test_sigterm_to_one_process_ends_both_after_the_same_step(alone: SAETrainConfig, tmp_path: Path) -> None:
     config = dataclasses.replace(alone, out=tmp_path / "sae", steps=20_000, checkpoint_every=100_000)
     processes = started(config)
+    deadline = time.monotonic() + 200
     while not any(line["step"] >= 100 for line in artifacts.read_metrics(config.out)):
+        if time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
         assert all(process.poll() is None for process in processes), ended(processes)
     processes[1].send_signal(signal.SIGTERM)
     steps = {match[1] for said in ended(processes) for match in re.finditer(r"step (\d+) of 20000 is saved", said)}

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import planted
@@ -185,7 +186,10 @@ def run_cli(config: SAETrainConfig, devices: int = 1) -> subprocess.Popen:
 
 def until_step(config: SAETrainConfig, step: int, process: subprocess.Popen) -> None:
     """Wait until a running command has logged a step."""
+    deadline = time.monotonic() + 200
     while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
         if any(line["step"] >= step for line in artifacts.read_metrics(config.out)):
             return
     raise AssertionError(process.communicate()[1])
