@@ -99,7 +99,10 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
         }
         for (name, lines), colour in zip(curves.items(), itertools.cycle(SEED_COLOURS), strict=False)
     ]  # fmt: skip
-    return {"data": data, "layout": {**_layout(title, "step", unit), "showlegend": True}}
+    layout = {**_layout(title, "step", unit), "showlegend": True}
+    if len(curves) > len(SIDE_COLOURS):  # more than fit beside the title
+        layout["legend"] = {"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}
+    return {"data": data, "layout": layout}
 
 
 def pareto(points: list[tuple[str, int, float, float]]) -> Figure:

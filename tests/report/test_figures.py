@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import pytest
 
 from saejax.report import figures
 
@@ -59,3 +60,11 @@ def test_the_line_of_a_pareto_figure_joins_what_no_other_beats() -> None:
     assert list(drawn.data[0].y) == [0.35, 0.3, 0.2, 0.1]
     assert [trace.name for trace in drawn.data[1:]] == ["k 8", "k 16"]
     assert list(drawn.data[2].text) == ["c", "d", "e"]
+
+
+@pytest.mark.parametrize(("count", "orientation"), [(2, "h"), (6, "v")])
+def test_the_names_of_many_curves_stand_beside_them(count: int, orientation: str) -> None:
+    curves = {f"sae{n}": [{"step": 50, "fvu": 0.5}, {"step": 100, "fvu": 0.4}] for n in range(count)}
+    drawn = plotted(figures.training_curves(curves, "fvu", "FVU", "FVU"))
+    assert [trace.name for trace in drawn.data] == list(curves)
+    assert drawn.layout.legend.orientation == orientation
