@@ -9,6 +9,7 @@ as hold a dead latent: shapes stay static, the host is never asked, and nothing 
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
@@ -91,10 +92,9 @@ def add_aux_gradient(
             jnp.sum(to_codes, axis=1),
             product(own.T, slope.T, how.precision),
         )
-        return tuple(
-            lax.dynamic_update_slice_in_dim(sum_, one, at * BLOCK, axis=0)
-            for sum_, one in zip(sums, found, strict=True)
-        )  # type: ignore[return-value]
+        return jax.tree.map(
+            lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, at * BLOCK, axis=0), sums, found
+        )
 
     blocks = -(-own_count // BLOCK)
     codes = lax.fori_loop(0, blocks, encode, jnp.zeros((len(x), width), jnp.float32))

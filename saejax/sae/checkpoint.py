@@ -78,11 +78,6 @@ class Checkpoints:
                 self.manager.delete(later)
 
     @property
-    def last(self) -> int | None:
-        """Step of the last checkpoint."""
-        return self.manager.latest_step()
-
-    @property
     def best(self) -> int | None:
         """Step of the checkpoint before which FVU was lowest."""
         return self.manager.best_step()

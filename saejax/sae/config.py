@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Literal, get_args
 
-from saejax_kernels import Precision, mosaic
+from saejax_kernels import Impl, Precision, mosaic
 
 from saejax import artifacts
 from saejax.activations.filters import RowFilter
@@ -117,6 +117,13 @@ class SAETrainConfig:
         """Adam's peak learning rate."""
         return self.learning_rate or 4e-4 / math.sqrt(self.d_sae / 2**14)
 
+    @property
+    def kernels(self) -> Impl:
+        """Kernels on this device, as the manifest records them."""
+        if self.impl != "auto":
+            return self.impl
+        return "gpu" if mosaic.runs_here() else "jax"
+
     def recipe(self, d_model: int) -> Recipe:
         """Resolve the defaults that depend on the width of the hook.
 
@@ -136,5 +143,5 @@ class SAETrainConfig:
             aux_coefficient=self.aux_coefficient,
             dead_window=self.dead_window,
             precision=self.precision,
-            impl=self.impl if self.impl != "auto" else "gpu" if mosaic.runs_here() else "jax",
+            impl=self.kernels,
         )

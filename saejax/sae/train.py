@@ -8,6 +8,7 @@ checkpoints/      the last states, and the best, from which a killed run goes on
 """
 
 import contextlib
+import dataclasses
 import itertools
 import math
 import time
@@ -74,6 +75,7 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
         InputError: as `train`; or they do not agree.
         Preempted: as `train`.
     """
+    configs = [dataclasses.replace(config, impl=config.kernels) for config in configs]
     shared = configs[0]
     _require_agreement(configs)
     require_trackers(shared.trackers)

@@ -89,4 +89,4 @@ def test_sigterm_to_one_process_ends_both_after_the_same_step(alone: SAETrainCon
     steps = {match[1] for said in ended(processes) for match in re.finditer(r"step (\d+) of 20000 is saved", said)}
     assert len(steps) == 1
     with open_checkpoints(config.out / "checkpoints", keep=2) as checkpoints:
-        assert [str(checkpoints.last)] == list(steps)
+        assert [str(checkpoints.steps[-1])] == list(steps)

@@ -55,6 +55,7 @@ def test_a_run_leaves_an_sae_its_health_and_its_curve(finished, store):
     health = {row["metric"]: row for row in json.loads((finished / "health.json").read_text())}
     kept = int(store.kept.sum())
     assert facts["rows"] == kept
+    assert artifacts.read_manifest(finished)["execution"]["impl"] == "jax", "which kernels ran is not recorded"
     assert facts["documents_per_batch"] == facts["documents_per_batch_if_shuffled"] == 1, "the store has one document"
     assert f"{kept:,} tokens" in health["dead_rate"]["unit"]
     x = store.gather(planted.HOOK, store.kept_rows()).astype(np.float64)
@@ -206,7 +207,7 @@ def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(store, tmp_pat
     saved = re.search(r"saejax: told to end; step (\d+) of 20000 is saved, and the same command goes on", told)
     assert saved, told
     with open_checkpoints(config.out / "checkpoints", keep=2) as checkpoints:
-        assert checkpoints.last == int(saved[1]) >= 200
+        assert checkpoints.steps[-1] == int(saved[1]) >= 200
     assert artifacts.read_manifest(config.out)["status"] == "running"
 
 
