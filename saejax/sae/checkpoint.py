@@ -1,8 +1,8 @@
 """Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, scale, data cursor, PRNG key.
 
 A step's folder appears under its name only when it is whole, so a run killed while saving resumes one checkpoint
-earlier. Writing goes on in the background; the next step overwrites the state in place, so on a CPU, where a file is
-written from the state's own memory, a copy of it is written.
+earlier. Writing goes on in the background: Orbax has the state on the host before the next step may overwrite it, and on
+a CPU, where that is the state's own memory, JAX leaves alone what is still being read.
 """
 
 import contextlib
@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -37,8 +35,6 @@ class Checkpoints:
         step = int(state.step)
         if step in self.manager.all_steps():
             return
-        if jax.default_backend() == "cpu":
-            state = jax.tree.map(jnp.copy, state)
         self.manager.save(step, args=ocp.args.StandardSave(state), metrics={"fvu": fvu})
 
     def restore(self, like: TrainState) -> TrainState | None:

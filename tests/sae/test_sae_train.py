@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
@@ -173,6 +174,18 @@ def test_a_run_that_diverges_names_its_best_checkpoint_and_saves_nothing_after_i
         fitted(config_of(store, tmp_path / "sae"), store, batches, tmp_path)
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.manager.all_steps() == [20, 40]
+
+
+def test_a_state_that_is_not_finite_is_not_saved_though_its_loss_was(store, tmp_path):
+    """Weights break in the update; the loss that is known then is from before it."""
+    recipe = config_of(store, tmp_path / "sae").recipe(16)
+    state = room._initial(config_of(store, tmp_path / "sae"), recipe, room.source(config_of(store, tmp_path / "sae")))
+    broken = dataclasses.replace(state.weights, b_enc=state.weights.b_enc.at[3].set(np.inf))
+    with open_checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        member = Member(dataclasses.replace(state, weights=broken), recipe, print, checkpoints, [jnp.array(0.5)])
+        with pytest.raises(InputError, match="FVU is nan at step 7; no checkpoint was saved yet; lower learning_rate"):
+            member.save(7)
+        assert checkpoints.steps == []
 
 
 def run_cli(config: SAETrainConfig, devices: int = 1) -> subprocess.Popen:
