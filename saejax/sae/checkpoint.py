@@ -1,8 +1,8 @@
 """Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, scale, data cursor, PRNG key.
 
 A step's folder appears under its name only when it is whole, so a run killed while saving resumes one checkpoint
-earlier. Writing goes on in the background: Orbax has the state on the host before the next step may overwrite it, and on
-a CPU, where that is the state's own memory, JAX leaves alone what is still being read.
+earlier. Writing goes on in the background: Orbax has the state on the host before the next step may overwrite it, and
+on a CPU, where that is the state's own memory, JAX leaves alone what is still being read.
 """
 
 import contextlib
