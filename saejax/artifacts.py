@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from saejax.errors import InputError
+from saejax.storage import Folder, Place
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -44,7 +45,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, keys in the order given; NaN and infinity are refused by `json`."""
-    write_bytes(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, _json(content))
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -119,33 +120,50 @@ class Run:
     """One open run directory.
 
     Attributes:
-        path: the directory.
+        folder: the directory, on a disk or in a bucket.
         resumed: whether it held an interrupted run of the same configuration.
         complete: whether the run had already finished; then nothing is left to do.
     """
 
-    path: Path
+    folder: Folder
     resumed: bool
     complete: bool
 
     @property
+    def path(self) -> Path:
+        """The directory of a run that can only be written to a disk.
+
+        Raises:
+            InputError: it is in a bucket.
+        """
+        if self.folder.path is None:
+            raise InputError(f"--out {self.folder} is no folder of a disk; of all runs stores alone may be elsewhere")
+        return self.folder.path
+
+    @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands on disk."""
-        return json.loads((self.path / MANIFEST).read_text())
+        return json.loads(self.folder.read(MANIFEST) or b"")
 
     def note(self, **facts: Any) -> None:
         """Add facts that the run found out (row counts, hashes, results) to its manifest."""
         manifest = self.manifest
         manifest["facts"].update(facts)
-        write_json(self.path / MANIFEST, manifest)
+        self._write({**manifest, "updated": _now()})
 
     def finish(self, **facts: Any) -> None:
         """Add the last facts and mark the run complete, in one atomic write."""
         manifest = self.manifest
         manifest["facts"].update(facts)
-        manifest["status"] = "complete"
-        manifest["finished"] = _now()
-        write_json(self.path / MANIFEST, manifest)
+        self._write({**manifest, "status": "complete", "updated": _now(), "finished": _now()})
+
+    def reopen(self) -> "Run":
+        """Return the run as one that is not complete, because something of it is to be made again."""
+        self._write({**self.manifest, "status": "running", "updated": _now()})
+        return dataclasses.replace(self, complete=False)
+
+    def _write(self, manifest: Mapping[str, Any]) -> None:
+        self.folder.write(MANIFEST, _json(manifest))
 
     def log(self, **metrics: Any) -> None:
         """Append one line to the run's `metrics.jsonl`."""
@@ -158,7 +176,7 @@ class Run:
         write_bytes(self.path / METRICS, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
-def begin(out: Path, kind: str, config: Any, inputs: Mapping[str, Any] | None = None) -> Run:
+def begin(out: Place, kind: str, config: Any, inputs: Mapping[str, Any] | None = None) -> Run:
     """Open a run directory for one configuration: new, resumed or already complete.
 
     Args:
@@ -175,46 +193,47 @@ def begin(out: Path, kind: str, config: Any, inputs: Mapping[str, Any] | None = 
     """
     identity = {"kind": kind, "config": config_record(config), "inputs": dict(inputs or {})}
     identity = json.loads(json.dumps(identity, default=str))
-    if out.exists() and not out.is_dir():
+    folder = Folder(out)
+    if folder.path is not None and folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"--out {out} is a file; name a directory")
-    path = out / MANIFEST
-    if not path.exists():
-        held = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.exists() else []
-        if held:
+    if folder.read(MANIFEST) is None:
+        held = [name for name in folder.names() if not name.startswith(".")]
+        if held and MANIFEST not in held:
             raise InputError(f"--out {out} holds files of no saejax run ({held[0]}); name an empty directory")
-        out.mkdir(parents=True, exist_ok=True)
-        begun = {"saejax": _version(), "created": _now(), "status": "running", "facts": {}}
-        write_json(path, {**identity, "execution": execution_record(config), **begun})
-        return Run(out, resumed=False, complete=False)
+        times = {"created": _now(), "updated": _now()}
+        begun = {"saejax": _version(), **times, "status": "running", "facts": {}}
+        if folder.create(MANIFEST, _json({**identity, "execution": execution_record(config), **begun})):
+            return Run(folder, resumed=False, complete=False)
     manifest = read_manifest(out)
     differences = list(_differences({key: manifest.get(key) for key in identity}, identity))
     if differences:
         raise InputError(f"--out {out} holds another run ({'; '.join(differences)}); name a new directory")
     complete = manifest["status"] == "complete"
     if not complete:
-        write_json(path, {**manifest, "execution": execution_record(config)})
+        folder.write(MANIFEST, _json({**manifest, "execution": execution_record(config)}))
     LOG.info("%s is complete; nothing is left to do" if complete else "%s: going on with an interrupted run", out)
-    return Run(out, resumed=True, complete=complete)
+    return Run(folder, resumed=True, complete=complete)
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Place) -> dict[str, Any]:
     """Read the manifest of a run directory.
 
     Raises:
         InputError: the directory or its manifest is absent or not a manifest.
     """
+    content = Folder(path).read(MANIFEST)
+    if content is None:
+        raise InputError(f"{path} holds no {MANIFEST}; name a directory that saejax wrote")
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} holds no {MANIFEST}; name a directory that saejax wrote") from None
+        manifest = json.loads(content)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path / MANIFEST} is not JSON ({error}); make the run again") from None
+        raise InputError(f"{path}/{MANIFEST} is not JSON ({error}); make the run again") from None
     if not isinstance(manifest, dict) or "kind" not in manifest or "status" not in manifest:
-        raise InputError(f"{path / MANIFEST} is not a saejax manifest; name a directory that saejax wrote")
+        raise InputError(f"{path}/{MANIFEST} is not a saejax manifest; name a directory that saejax wrote")
     return manifest
 
 
-def read_finished(path: Path, kind: str) -> dict[str, Any]:
+def read_finished(path: Place, kind: str) -> dict[str, Any]:
     """Read the manifest of a finished run of one kind.
 
     Raises:
@@ -228,7 +247,7 @@ def read_finished(path: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def run_fingerprint(path: Path) -> str:
+def run_fingerprint(path: Place) -> str:
     """Identify a run by what it is and found, not by when: the hash of its manifest without the times."""
     manifest = read_manifest(path)
     return fingerprint({key: manifest[key] for key in ("kind", "config", "inputs", "facts")})
@@ -249,6 +268,10 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
     elif old != new:
         yield f"{name.removeprefix('config.')} {old} there, {new} now"
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode()
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import jaxtyping
 import pytest
+from servers import S3Server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,3 +31,15 @@ def _check_no_shapes_in_slow_tests(request: pytest.FixtureRequest) -> Iterator[N
     jaxtyping.config.update("jaxtyping_disable", slow)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """Return a server of S3's protocol on loopback, which all `s3://` then means."""
+    server = S3Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        yield server
+    server.stop()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"errors", "types", "rng", "progress", "preemption", "artifacts", "mesh"}
+BASE = {"errors", "types", "rng", "progress", "preemption", "storage", "claim", "artifacts", "mesh"}
 GROUND = {"errors", "types", "rng"}
 MAY_IMPORT = {
     "errors": set(),
@@ -14,11 +14,14 @@ MAY_IMPORT = {
     "rng": set(),
     "progress": set(),
     "preemption": set(),
-    "artifacts": GROUND,
+    "storage": {"errors"},
+    "claim": {"errors", "storage"},
+    "artifacts": GROUND | {"storage"},
     "mesh": GROUND,
     "text": BASE,
     "models": BASE,
     "activations.store": BASE,
+    "activations.writer": BASE,
     "activations": BASE | {"text", "models"},
     "sae": BASE | {"activations", "kernels"},
     "features": BASE | {"activations", "sae"},

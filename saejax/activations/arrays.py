@@ -2,12 +2,13 @@
 
 A shard is one file and is always written whole, so writing reads nothing back and equal rows give equal
 bytes. Its inner chunks are what a reader fetches; each carries a CRC-32C. Chunks of zeros are written like
-any other: a chunk that is absent is an error, never zeros.
+any other: a chunk that is absent is an error, never zeros. Shards are written in any order, by any number of
+processes, and the array's metadata when all of them stand.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ import tensorstore
 from jaxtyping import Int, Shaped
 
 from saejax.errors import InputError
+from saejax.storage import CONTEXT, Folder
 
 CHUNK_ROWS = 1024
-"""Rows of an inner chunk at most."""
+"""Rows of an inner chunk at most, unless told otherwise."""
+REMAKE = "delete its run and make it again"
 
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 3}}
@@ -29,69 +32,85 @@ def chunk_rows_of(shard_rows: int) -> int:
     return max(rows for rows in range(1, min(CHUNK_ROWS, shard_rows) + 1) if shard_rows % rows == 0)
 
 
-class RowArray:
-    """One array of shape `[rows]` or `[rows, width]`."""
+class RowWriter:
+    """Writes one array of shape `[rows]` or `[rows, width]`."""
 
-    def __init__(self, array: tensorstore.TensorStore, path: Path) -> None:
-        """Wrap an open array; `create` and `open` are the ways from a folder."""
-        self._array, self._path = array, path
-
-    @classmethod
-    def create(cls, path: Path, dtype: str, width: int | None, shard_rows: int, *, compress: bool) -> "RowArray":
-        """Make an empty array, or open the one that is there to write on.
+    def __init__(
+        self, folder: Folder, dtype: str, width: int | None, shard_rows: int, chunk_rows: int, *, compress: bool
+    ) -> None:
+        """Say what the array is like; nothing is written.
 
         Args:
-            path: the array's folder.
+            folder: the array's.
             dtype: `bfloat16`, `float32`, `int32` or `bool`.
             width: length of the second axis; None for an array of one axis.
             shard_rows: rows per file.
+            chunk_rows: rows that are read at once, a divisor of `shard_rows`.
             compress: whether chunks are compressed by zstd (activations gain nothing from it).
         """
-        if (path / "zarr.json").exists():
-            return cls.open(path)
-        chunk = [_LITTLE_ENDIAN, *([_ZSTD] if compress else []), _CRC32C]
-        tail = [] if width is None else [width]
+        self._folder, self._tail, self._shard_rows = folder, [] if width is None else [width], shard_rows
+        self.dtype = tensorstore.dtype(dtype).numpy_dtype
         sharding = {
-            "chunk_shape": [chunk_rows_of(shard_rows), *tail],
-            "codecs": chunk,
+            "chunk_shape": [chunk_rows, *self._tail],
+            "codecs": [_LITTLE_ENDIAN, *([_ZSTD] if compress else []), _CRC32C],
             "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
         }
-        metadata = {
-            "shape": [0, *tail],
+        self._metadata = {
             "data_type": dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *tail]}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard_rows, *self._tail]}},
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         }
-        return cls(tensorstore.open({**_spec(path), "metadata": metadata, "create": True}).result(), path)
 
-    @classmethod
-    def open(cls, path: Path) -> "RowArray":
-        """Open an array.
-
-        Raises:
-            InputError: it is absent, or its metadata cannot be read.
-        """
-        with _damage_named(path):
-            return cls(tensorstore.open({**_spec(path), "open": True}).result(), path)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the entries as they are stored."""
-        return self._array.dtype.numpy_dtype
-
-    def write(self, start: int, data: Shaped[np.ndarray, "rows *width"]) -> tensorstore.Future:
-        """Begin to write the last rows of the array, which end it where they end.
+    def write(self, shard: int, data: Shaped[np.ndarray, "rows *width"]) -> tensorstore.Future:
+        """Begin to write a shard.
 
         Args:
-            start: the first row, the beginning of a shard.
-            data: the rows; not to be changed before the write is over.
+            shard: its number, from 0.
+            data: its rows, fewer than those of a shard in the last one only; not to be changed before the write is
+                over.
 
         Returns:
             A future that is done when the data are on disk.
         """
-        end = [start + len(data), *self._array.shape[1:]]
-        self._array = self._array.resize(exclusive_max=end).result()
-        return self._array[start:].write(data).commit
+        start = shard * self._shard_rows
+        # As if the array ended here: then the shard is known to be whole, and nothing is read.
+        array = self._open(start + len(data), assume_metadata=True, open=True)
+        return array[start:].write(data).commit
+
+    def seal(self, rows: int) -> None:
+        """Write the metadata of the array, whose shards all stand.
+
+        Args:
+            rows: of all of them.
+        """
+        self._open(rows, create=True, open=True)
+
+    def _open(self, rows: int, **how: bool) -> tensorstore.TensorStore:
+        metadata = {**self._metadata, "shape": [rows, *self._tail]}
+        return tensorstore.open({**_spec(self._folder), "metadata": metadata, **how}, context=CONTEXT).result()
+
+
+class RowArray:
+    """One finished array of shape `[rows]` or `[rows, width]`, for reading."""
+
+    def __init__(self, folder: Folder, remedy: str = REMAKE) -> None:
+        """Open an array.
+
+        Args:
+            folder: the array's.
+            remedy: what to do about a damaged shard, whose number stands for `{shard}`.
+
+        Raises:
+            InputError: it is absent, or its metadata cannot be read.
+        """
+        self._folder, self._remedy = folder, remedy
+        with self._damage_named():
+            self._array = tensorstore.open({**_spec(folder), "open": True}, context=CONTEXT).result()
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis."""
+        return self._array.shape[0]
 
     def read(self, spans: Sequence[tuple[int, int]]) -> Shaped[np.ndarray, "rows *width"]:
         """Return the rows of some spans `(start, stop)`, one after the other, in the stored type.
@@ -101,7 +120,7 @@ class RowArray:
         """
         parts = [self._array[start:stop].translate_to[0] for start, stop in spans]
         whole = parts[0] if len(parts) == 1 else tensorstore.concat(parts, axis=0)
-        with _damage_named(self._path):
+        with self._damage_named():
             return np.asarray(whole.read().result())
 
     def gather(self, rows: Int[np.ndarray, "rows"]) -> Shaped[np.ndarray, "rows *width"]:
@@ -110,24 +129,25 @@ class RowArray:
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        with _damage_named(self._path):
+        with self._damage_named():
             return np.asarray(self._array[rows].read().result())
 
+    @contextlib.contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Turn TensorStore's ValueError about lost or altered data into one line for the user."""
+        try:
+            yield
+        except ValueError as error:
+            reason = str(error).partition(" [")[0]
+            shard = re.search(r"\bc/(\d+)", reason)
+            remedy = self._remedy.format(shard=int(shard[1])) if shard else REMAKE
+            raise InputError(f"{self._folder} is damaged: {reason}; {remedy}") from error
 
-def _spec(path: Path) -> dict[str, Any]:
+
+def _spec(folder: Folder) -> dict[str, Any]:
     return {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{path.resolve()}/"},
+        "kvstore": folder.spec,
         "store_data_equal_to_fill_value": True,
         "fill_missing_data_reads": False,
     }
-
-
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Turn TensorStore's ValueError about lost or altered data into one line for the user."""
-    try:
-        yield
-    except ValueError as error:
-        reason = str(error).partition(" [")[0]
-        raise InputError(f"{path} is damaged: {reason}; delete its run and make it again") from error

@@ -1,10 +1,13 @@
 """Extraction joins text, a model and a store: one pass over a corpus stores the activations of several hooks.
 
-The next tokens are packed, and the model runs one batch ahead, in threads, while the last batch is written. A resumed
-extraction tokenises again what is stored, which is cheap, and runs the model on the batches that have missing rows
-only, the same as in an undisturbed one: the files are the same.
+Four things go on at once: a thread reads and packs the next tokens, one starts the model one batch ahead, one writes
+the last full shard while this one fills the next; two batches and two shards are held. A resumed extraction tokenises
+again what is stored, which is cheap, and runs the model on the batches that have missing rows only, the same as in an
+undisturbed one: the files are the same. Several processes share a store in the same way, each taking the shards of
+the others for stored.
 """
 
+import dataclasses
 import resource
 import sys
 import time
@@ -20,11 +23,14 @@ from jaxtyping import Float32
 from saejax import artifacts
 from saejax.activations.ledger import COLUMNS
 from saejax.activations.prefetch import prefetch
-from saejax.activations.store import KIND, Dtype, StoreWriter, write_decoder
+from saejax.activations.store import KIND, Dtype, write_decoder
 from saejax.activations.token_rows import TokenRows, token_rows
+from saejax.activations.writer import StoreWriter, committed_shards
+from saejax.claim import claimed
 from saejax.errors import InputError
 from saejax.models.runtime import HookedModel, Runtime, load_hooked
 from saejax.progress import progress
+from saejax.storage import Place
 from saejax.text.choice import TokenChoice
 from saejax.text.corpus import CorpusConfig, corpus_record, read_documents
 from saejax.text.packing import Packing
@@ -40,8 +46,9 @@ class ExtractConfig:
     """Model folder: config.json, weights (safetensors) and tokenizer.json."""
     hooks: tuple[str, ...]
     """Hook points to store in one pass, for example resid_post.0 mlp_hidden.0."""
-    out: Path
-    """Directory of the store; an interrupted extraction into it goes on where it stopped."""
+    out: Place
+    """Where the store goes: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME; an interrupted extraction into it goes on
+    where it stopped."""
     corpus: CorpusConfig = CorpusConfig()
     """Text to run the model on."""
     tokens: int | None = None
@@ -59,15 +66,23 @@ class ExtractConfig:
     """How activations are stored: bfloat16 (2 bytes, 3 significant digits) or float32 (4 bytes)."""
     shard_tokens: int = 65_536
     """Rows per file and per commit, a multiple of context x batch; an interruption loses at most so many."""
+    chunk_tokens: int | None = None
+    """Rows that are read at once, a divisor of shard_tokens; fewer mix better when shuffled, more read faster. The
+    largest divisor up to 1,024 by default."""
     runtime: Runtime = "auto"
     """What runs the model: jax; torch, through transformers (extra torch); auto is jax for the families that have a
     model here, and torch for all others."""
     allow_pickle: bool = False
     """Read pytorch_model.bin, tensors alone, instead of safetensors (extra torch)."""
+    processes: int = dataclasses.field(default=1, metadata=artifacts.EXECUTION)
+    """Processes that share the store, each started with the same command but for --process; each writes every so many
+    shards, and the last to end completes the store."""
+    process: int = dataclasses.field(default=0, metadata=artifacts.EXECUTION)
+    """Number of this process, from 0."""
 
     def __post_init__(self) -> None:
         """Refuse what no extraction can do."""
-        for name in ("tokens", "context", "batch", "shard_tokens"):
+        for name in ("tokens", "context", "batch", "shard_tokens", "chunk_tokens", "processes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} {value} is below 1; give a positive number")
@@ -84,6 +99,10 @@ class ExtractConfig:
                 f"shard_tokens {self.shard_tokens} must be a multiple of context x batch, "
                 f"{self.batch_tokens}; give {nearest}"
             )
+        if self.chunk_tokens is not None and self.shard_tokens % self.chunk_tokens:
+            raise InputError(f"chunk_tokens {self.chunk_tokens} must divide shard_tokens {self.shard_tokens}")
+        if not 0 <= self.process < self.processes:
+            raise InputError(f"process {self.process} of {self.processes} processes does not exist; count from 0")
         if self.corpus.source.startswith("hf:") and self.tokens is None:
             raise InputError(f"tokens is not given for {self.corpus.source}, a stream; say how many to store")
 
@@ -189,37 +208,48 @@ class Extractor:
         return round(rows)
 
 
-def extract(config: ExtractConfig) -> Path:
+def extract(config: ExtractConfig) -> Place:
     """Store the activations of a model on a corpus, or go on with an interrupted run.
 
     Args:
         config: which activations.
 
     Returns:
-        The store's directory.
+        Where the store is.
 
     Raises:
         InputError: what the config names cannot be used (known before anything is written), the directory
-            holds another run, or an activation is NaN or infinite.
+            holds another run, another process writes it, or an activation is NaN or infinite.
     """
     extractor = Extractor.open(config)
     inputs = extractor.inputs()
     expected = config.tokens or extractor.expected_rows()
     run = artifacts.begin(config.out, KIND, config, inputs)
     if run.complete:
-        return run.path
+        if len(committed_shards(run.folder)) == run.manifest["facts"]["shards"]:
+            return config.out
+        run = run.reopen()
     model, tokenizer = extractor.model, extractor.tokenizer
-    run.note(model=model.name, revision=model.revision, **inputs, bos_id=tokenizer.bos_id)
-    for hook in config.hooks:
-        if hook.startswith("mlp_hidden."):
-            write_decoder(run.path, hook, np.asarray(model.decoder_rows(hook)))
-    writer = StoreWriter(run, extractor.hooks(), config.dtype, config.shard_tokens)
-    with progress("extracting activations", expected, done=writer.rows) as advance:
-        for rows, found in _computed(extractor, writer.rows, writer.documents):
-            writer.append(_flat(rows, found), rows.ledger(), rows.documents)
-            advance(len(rows.stored))
-    writer.finish()
-    return run.path
+    facts = {"model": model.name, "revision": model.revision, **inputs, "bos_id": tokenizer.bos_id}
+    with claimed(run.folder, config.process) as still_ours:
+        if config.process == 0:
+            run.note(**facts)
+            for hook in config.hooks:
+                if hook.startswith("mlp_hidden."):
+                    write_decoder(run.folder, hook, np.asarray(model.decoder_rows(hook)))
+        share = -(-expected // config.processes)
+        with (
+            StoreWriter(
+                run, extractor.hooks(), config.dtype, config.shard_tokens, config.chunk_tokens,
+                part=config.process, parts=config.processes, still_ours=still_ours,
+            ) as writer,
+            progress("extracting activations", share, done=writer.committed_rows) as advance,
+        ):  # fmt: skip
+            for rows, found in _computed(extractor, writer):
+                writer.append(None if found is None else _flat(rows, found), rows.ledger(), rows.documents)
+                advance(0 if found is None else len(rows.stored))
+            writer.finish(**facts)
+    return config.out
 
 
 def plan(config: ExtractConfig) -> dict[str, str]:
@@ -276,18 +306,17 @@ def mismatches(folder: Path, model: HookedModel, tokenizer: Tokenizer, context: 
     return found
 
 
-def _computed(extractor: Extractor, stored: int, documents: int) -> Iterator[tuple[TokenRows, Mapping[str, AnyArray]]]:
-    """Yield the batches behind the first `stored` rows and `documents` with their activations, one batch ahead."""
+def _computed(extractor: Extractor, writer: StoreWriter) -> Iterator[tuple[TokenRows, Mapping[str, AnyArray] | None]]:
+    """Yield all batches, with their activations where the writer needs them, one batch ahead."""
 
-    def missing() -> Iterator[TokenRows]:
-        rows_passed = documents_passed = 0
-        for rows in extractor.rows():
-            if rows_passed + len(rows.stored) > stored:
-                yield rows.behind(max(stored - rows_passed, 0), max(documents - documents_passed, 0))
-            rows_passed += len(rows.stored)
-            documents_passed += len(rows.documents)
+    def computed() -> Iterator[tuple[TokenRows, Mapping[str, AnyArray] | None]]:
+        begun = 0
+        for rows in prefetch(extractor.rows()):
+            needed = writer.needs(begun, begun + len(rows.stored))
+            begun += len(rows.stored)
+            yield rows, extractor.compute(rows) if needed else None
 
-    return prefetch((rows, extractor.compute(rows)) for rows in prefetch(missing()))
+    return prefetch(computed())
 
 
 def _flat(rows: TokenRows, found: Mapping[str, AnyArray]) -> dict[str, Float32[np.ndarray, "rows width"]]:

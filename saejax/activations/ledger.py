@@ -6,18 +6,16 @@ so two stores with equal hashes have the same token of the same document on ever
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import tensorstore
 from jaxtyping import Int, Shaped
 
-from saejax.activations.arrays import RowArray
-from saejax.artifacts import write_bytes
+from saejax.activations.arrays import REMAKE, RowArray, RowWriter
 from saejax.errors import InputError
+from saejax.storage import Folder
 
 COLUMNS = {
     "document": "int32",
@@ -29,7 +27,7 @@ COLUMNS = {
 }
 """Document ordinal, place in the document (tokens), span in its characters, token id, stands for no text."""
 
-DOCUMENTS = "documents.jsonl"
+DOCUMENTS = "documents"
 HASHED_ROWS = 1 << 20
 
 Columns: TypeAlias = Mapping[str, Shaped[np.ndarray, "rows"]]
@@ -37,60 +35,69 @@ DocumentRecord: TypeAlias = Mapping[str, str]
 """`id`, `source` and `title` of one document."""
 
 
-class Ledger:
-    """The columns of `COLUMNS`, one entry per row, and one record per document ordinal."""
+class LedgerWriter:
+    """Writes the columns of `COLUMNS`, one entry per row, and one record per document ordinal."""
 
-    def __init__(self, folder: Path, columns: dict[str, RowArray]) -> None:
-        """Wrap open columns; `create` and `open` are the ways from a folder."""
-        self._folder, self._columns = folder, columns
-
-    @classmethod
-    def create(cls, folder: Path, shard_rows: int, documents: int) -> "Ledger":
-        """Make an empty ledger, or open the one that is there to write on.
+    def __init__(self, folder: Folder, shard_rows: int, chunk_rows: int) -> None:
+        """Say what the ledger is like; nothing is written.
 
         Args:
-            folder: the ledger's folder.
+            folder: the ledger's.
             shard_rows: rows per file.
-            documents: documents of the rows that are final; records behind them are dropped.
+            chunk_rows: rows that are read at once.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / DOCUMENTS
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        write_bytes(path, b"".join(lines[:documents]))
-        columns = {
-            name: RowArray.create(folder / name, dtype, None, shard_rows, compress=True)
+        self._folder = folder
+        self._columns = {
+            name: RowWriter(folder / name, dtype, None, shard_rows, chunk_rows, compress=True)
             for name, dtype in COLUMNS.items()
         }
-        return cls(folder, columns)
 
-    @classmethod
-    def open(cls, folder: Path) -> "Ledger":
-        """Open a ledger for reading.
-
-        Raises:
-            InputError: a column is absent or damaged.
-        """
-        return cls(folder, {name: RowArray.open(folder / name) for name in COLUMNS})
-
-    def write(self, start: int, columns: Columns, documents: Sequence[DocumentRecord]) -> list[tensorstore.Future]:
-        """Begin to write the last rows and append the records of the documents that begin in them.
+    def write(self, shard: int, columns: Columns, documents: Sequence[DocumentRecord]) -> list[tensorstore.Future]:
+        """Begin to write the rows of a shard, and write the records of the documents that begin in it.
 
         Args:
-            start: the first row, the beginning of a shard.
-            columns: all columns of those rows.
+            shard: its number.
+            columns: all columns of its rows.
             documents: the records, in the order of their ordinals.
 
         Returns:
             Futures that are done when the columns are on disk; the records already are.
         """
         records = ({key: record[key] for key in ("id", "source", "title")} for record in documents)
-        lines = [json.dumps(record) + "\n" for record in records]
-        path = self._folder / DOCUMENTS
-        with path.open("ab") as file:
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        return [array.write(start, columns[name]) for name, array in self._columns.items()]
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        self._folder.write(_file_of(shard), lines.encode())
+        return [column.write(shard, columns[name]) for name, column in self._columns.items()]
+
+    def seal(self, rows: int) -> None:
+        """Write the metadata of the columns, whose shards all stand.
+
+        Args:
+            rows: of all of them.
+        """
+        for column in self._columns.values():
+            column.seal(rows)
+
+
+class Ledger:
+    """A finished ledger, for reading."""
+
+    def __init__(self, folder: Folder, remedy: str = REMAKE) -> None:
+        """Open a ledger.
+
+        Args:
+            folder: the ledger's.
+            remedy: what to do about a damaged shard, whose number stands for `{shard}`.
+
+        Raises:
+            InputError: a column is absent or damaged.
+        """
+        self._folder, self._remedy = folder, remedy
+        self._columns = {name: RowArray(folder / name, remedy) for name in COLUMNS}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Length of each column."""
+        return {name: column.rows for name, column in self._columns.items()}
 
     def read(self, start: int, stop: int, names: Iterable[str] = tuple(COLUMNS)) -> dict[str, np.ndarray]:
         """Return columns of the rows from `start` to `stop`.
@@ -108,21 +115,30 @@ class Ledger:
         """
         return {name: array.gather(rows) for name, array in self._columns.items()}
 
-    def documents(self) -> list[dict[str, str]]:
+    def documents(self, shards: int) -> list[dict[str, str]]:
         """Return the documents' records by ordinal: `id`, `source`, `title`.
 
-        Raises:
-            InputError: the file of records is absent or damaged.
-        """
-        path = self._folder / DOCUMENTS
-        try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} is damaged: {error}; delete its run and make it again") from error
+        Args:
+            shards: number of shards.
 
-    def sha256(self, rows: int) -> str:
+        Raises:
+            InputError: a file of records is absent or damaged.
+        """
+        found = []
+        for shard in range(shards):
+            lines = self._records(shard).decode().splitlines()
+            try:
+                found += map(json.loads, lines)
+            except ValueError as error:
+                raise self._damaged(shard, str(error)) from error
+        return found
+
+    def sha256(self, rows: int, shards: int) -> str:
         """Hash the records, and the first `rows` rows of every column read from disk in blocks."""
-        digests = [hashlib.sha256((self._folder / DOCUMENTS).read_bytes()).hexdigest()]
+        digest = hashlib.sha256()
+        for shard in range(shards):
+            digest.update(self._records(shard))
+        digests = [digest.hexdigest()]
         for array in self._columns.values():
             digest = hashlib.sha256()
             for start in range(0, rows, HASHED_ROWS):
@@ -130,3 +146,16 @@ class Ledger:
                 digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
             digests.append(digest.hexdigest())
         return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+    def _records(self, shard: int) -> bytes:
+        content = self._folder.read(_file_of(shard))
+        if content is None:
+            raise self._damaged(shard, "it does not exist")
+        return content
+
+    def _damaged(self, shard: int, reason: str) -> InputError:
+        return InputError(f"{self._folder}/{_file_of(shard)} is damaged: {reason}; {self._remedy.format(shard=shard)}")
+
+
+def _file_of(shard: int) -> str:
+    return f"{DOCUMENTS}/{shard:08d}.jsonl"

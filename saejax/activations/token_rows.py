@@ -28,10 +28,6 @@ class TokenRows:
     stored: Int[np.ndarray, "rows"]
     documents: list[DocumentRecord]
 
-    def behind(self, rows: int, documents: int) -> "TokenRows":
-        """Return the same without its first rows and documents."""
-        return TokenRows(self.batch, self.stored[rows:], self.documents[documents:])
-
     def ledger(self) -> dict[str, Shaped[np.ndarray, "rows"]]:
         """Return the columns of the ledger for the rows."""
         fields = {

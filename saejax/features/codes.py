@@ -10,52 +10,59 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from saejax.activations.arrays import RowArray
+from saejax.activations.arrays import RowArray, RowWriter, chunk_rows_of
+from saejax.storage import Folder
 
 NO_CODE = -1
 SHARD_ROWS = 65536
 """Rows per file, held while they are encoded: 8 bytes per row and latent listed."""
 
 
-class Codes:
-    """The codes of every row of a store."""
+class CodesWriter:
+    """Writes the codes of every row of a store."""
 
-    def __init__(self, values: RowArray, indices: RowArray) -> None:
-        """Wrap two open arrays; `create` and `open` are the ways from a folder."""
-        self._values, self._indices = values, indices
-
-    @classmethod
-    def create(cls, folder: Path, k: int) -> "Codes":
-        """Make empty codes in a folder that holds none.
+    def __init__(self, folder: Path, k: int) -> None:
+        """Say where they go; nothing is written.
 
         Args:
             folder: where the arrays go.
             k: latents listed per row.
         """
-        return cls(
-            RowArray.create(folder / "values", "float32", k, SHARD_ROWS, compress=True),
-            RowArray.create(folder / "indices", "int32", k, SHARD_ROWS, compress=True),
-        )
+        self._arrays = [
+            RowWriter(Folder(folder / name), dtype, k, SHARD_ROWS, chunk_rows_of(SHARD_ROWS), compress=True)
+            for name, dtype in (("values", "float32"), ("indices", "int32"))
+        ]
 
-    @classmethod
-    def open(cls, folder: Path) -> "Codes":
-        """Open codes for reading.
+    def write(self, shard: int, values: Float[np.ndarray, "rows k"], indices: Int[np.ndarray, "rows k"]) -> None:
+        """Write a shard.
+
+        Args:
+            shard: its number.
+            values: the codes.
+            indices: the latent of each code, or `NO_CODE` throughout a row.
+        """
+        for future in [array.write(shard, data) for array, data in zip(self._arrays, (values, indices), strict=True)]:
+            future.result()
+
+    def seal(self, rows: int) -> None:
+        """End the arrays, whose shards all stand, at so many rows."""
+        for array in self._arrays:
+            array.seal(rows)
+
+
+class Codes:
+    """The codes of every row of a store, for reading."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open codes.
+
+        Args:
+            folder: where the arrays are.
 
         Raises:
             InputError: they are absent or damaged.
         """
-        return cls(RowArray.open(folder / "values"), RowArray.open(folder / "indices"))
-
-    def write(self, start: int, values: Float[np.ndarray, "rows k"], indices: Int[np.ndarray, "rows k"]) -> None:
-        """Write the next rows.
-
-        Args:
-            start: the first row, the beginning of a shard.
-            values: the codes.
-            indices: the latent of each code, or `NO_CODE` throughout a row.
-        """
-        for future in (self._values.write(start, values), self._indices.write(start, indices)):
-            future.result()
+        self._values, self._indices = RowArray(Folder(folder / "values")), RowArray(Folder(folder / "indices"))
 
     def read(self, start: int, stop: int) -> tuple[Float[np.ndarray, "rows k"], Int[np.ndarray, "rows k"]]:
         """Return values and indices of the rows from `start` to `stop`."""

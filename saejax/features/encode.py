@@ -7,7 +7,6 @@ sums.
 """
 
 import dataclasses
-import os
 import shutil
 import time
 from pathlib import Path
@@ -18,19 +17,20 @@ from jaxtyping import Float, Int
 from saejax import artifacts
 from saejax.activations.store import Store
 from saejax.errors import InputError
-from saejax.features.codes import NO_CODE, SHARD_ROWS, Codes
+from saejax.features.codes import NO_CODE, SHARD_ROWS, CodesWriter
 from saejax.features.examples import TopExamples
 from saejax.features.sources import KIND
 from saejax.progress import progress
 from saejax.sae.params import SAE, load
 from saejax.sae.provenance import require_store
+from saejax.storage import Place, reference
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodeConfig:
     """What `saejax encode` encodes."""
 
-    store: Path
+    store: Place
     """Activation store."""
     sae: Path
     """SAE run, trained on activations of the same model and hook."""
@@ -127,7 +127,7 @@ def encode(config: EncodeConfig) -> Path:
     artifacts.write_npz(run.path / "features.npz", arrays)
     artifacts.write_npy(run.path / "decoder.npy", np.asarray(sae.W_dec, np.float32))
     run.finish(
-        store=os.path.relpath(config.store, run.path), sae=os.path.relpath(config.sae, run.path), hook=hook,
+        store=reference(config.store, run.path), sae=reference(config.sae, run.path), hook=hook,
         ledger_sha256=store.manifest["facts"]["ledger_sha256"], rows=store.rows, kept_rows=statistics.rows,
         d_sae=sae.config.d_sae, k=sae.config.k, L0=float(arrays["firing_rate"].sum()),
         never_fired=int((arrays["firing_count"] == 0).sum()),
@@ -178,21 +178,22 @@ def _open(config: EncodeConfig) -> tuple[Store, SAE, str]:
 def _encode_rows(store: Store, hook: str, sae: SAE, folder: Path, config: EncodeConfig) -> FeatureStatistics:
     """Write the codes of all rows, shard by shard, and return statistics of all but special tokens."""
     shutil.rmtree(folder, ignore_errors=True)
-    codes = Codes.create(folder, sae.config.k)
+    codes = CodesWriter(folder, sae.config.k)
     statistics = FeatureStatistics(sae.config.d_sae, config.examples)
     with progress("encoding", total=store.rows) as advance:
-        for shard in range(0, store.rows, SHARD_ROWS):
-            stop = min(shard + SHARD_ROWS, store.rows)
-            values = np.zeros((stop - shard, sae.config.k), np.float32)
+        for shard, first in enumerate(range(0, store.rows, SHARD_ROWS)):
+            stop = min(first + SHARD_ROWS, store.rows)
+            values = np.zeros((stop - first, sae.config.k), np.float32)
             indices = np.full(values.shape, NO_CODE, np.int32)
-            for start in range(shard, stop, config.block):
+            for start in range(first, stop, config.block):
                 end = min(start + config.block, stop)
                 kept = np.flatnonzero(store.kept[start:end])
-                here = start - shard + kept
+                here = start - first + kept
                 values[here], indices[here] = _codes_of(sae, store.read(hook, start, end), config.block, kept)
                 statistics.add(start + kept, values[here], indices[here])
                 advance(end - start)
             codes.write(shard, values, indices)
+    codes.seal(store.rows)
     return statistics
 
 

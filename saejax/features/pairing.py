@@ -23,6 +23,7 @@ from saejax.features.correlation import (
 )
 from saejax.features.matching import Method, match
 from saejax.features.sources import ROWS_PER_BLOCK, FeatureCodes, RawHook, RowSource
+from saejax.storage import Place
 
 KIND = "pairs"
 
@@ -51,9 +52,9 @@ class Pairing:
 class PairConfig:
     """What `saejax pair` pairs."""
 
-    x: Path
+    x: Place
     """Features run of `saejax encode`, or an activation store when x_hook names its hook."""
-    y: Path
+    y: Place
     """The same for the other side, over the same tokens."""
     out: Path
     """Directory for the pairs."""
@@ -208,8 +209,8 @@ def _matched(
     return pairing, {"x_alive": len(x_alive), "y_alive": len(y_alive)}
 
 
-def _open(path: Path, hook: str | None) -> FeatureCodes | RawHook:
-    return FeatureCodes.open(path) if hook is None else RawHook.open(path, hook)
+def _open(path: Place, hook: str | None) -> FeatureCodes | RawHook:
+    return FeatureCodes.open(Path(path)) if hook is None else RawHook.open(path, hook)
 
 
 def _require_same_rows(x: RowSource, y: RowSource) -> None:

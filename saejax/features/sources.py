@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 
 from saejax import artifacts
 from saejax.activations.reader import blocks
-from saejax.activations.store import DECODER, Store
+from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.features.codes import NO_CODE, Codes, csr_of
 from saejax.features.examples import Examples, TopExamples
+from saejax.storage import Place, referred
 
 KIND = "features"
 ROWS_PER_BLOCK = 8192
@@ -54,7 +55,7 @@ class RowSource(Protocol):
         ...
 
     @property
-    def store(self) -> Path:
+    def store(self) -> Place:
         """The activation store whose ledger tells the text of every row."""
         ...
 
@@ -93,8 +94,8 @@ class FeatureCodes:
         self.d: int = facts["d_sae"]
         self.rows: int = facts["rows"]
         self.ledger_sha256: str = facts["ledger_sha256"]
-        self.store = (path / facts["store"]).resolve()
-        self._codes = Codes.open(path / "codes")
+        self.store = referred(facts["store"], path)
+        self._codes = Codes(path / "codes")
 
     @classmethod
     def open(cls, path: Path) -> "FeatureCodes":
@@ -151,7 +152,7 @@ class RawHook:
 
     EXAMPLE_ROWS = 1024  # rows searched for top examples at a time: few, so that the first ones raise the bar
 
-    def __init__(self, path: Path, hook: str) -> None:
+    def __init__(self, path: Place, hook: str) -> None:
         """Open a hook of a store; see `open`."""
         self._store = Store.open(path)
         self._store.require(hook=hook)
@@ -160,11 +161,11 @@ class RawHook:
         self.d: int = self._store.width(hook)
         self.rows: int = self._store.rows
         self.ledger_sha256: str = self._store.manifest["facts"]["ledger_sha256"]
-        self.store = path.resolve()
-        self.has_decoder_rows = (path / DECODER / f"{hook}.npy").exists()
+        self.store = referred(str(path), ".")
+        self.has_decoder_rows = self._store.has_decoder_rows(hook)
 
     @classmethod
-    def open(cls, path: Path, hook: str) -> "RawHook":
+    def open(cls, path: Place, hook: str) -> "RawHook":
         """Open a hook of a finished store.
 
         Args:

@@ -13,6 +13,7 @@ from saejax.activations.reader import WINDOW_ROWS
 from saejax.errors import InputError
 from saejax.sae.state import Recipe
 from saejax.sae.trackers import Tracker
+from saejax.storage import Place
 
 MOST_CONSIDERED = 2048
 """Dead latents that AuxK may consider in one step."""
@@ -22,8 +23,8 @@ MOST_CONSIDERED = 2048
 class SAETrainConfig:
     """Train a TopK sparse autoencoder on the activations of one hook."""
 
-    store: Path
-    """Activation store to train on."""
+    store: Place
+    """Activation store to train on: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME."""
     hook: str
     """Hook point of the store whose activations the SAE reads, for example resid_post.0."""
     out: Path

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from saejax import artifacts
-from saejax.activations.store import KIND, Dtype, Store, StoreWriter
+from saejax.activations.store import KIND, Dtype, Store
+from saejax.activations.writer import StoreWriter
+from saejax.storage import Folder, Place
 
 SPECIAL_EVERY = 10
 
@@ -44,35 +46,37 @@ def documents(count: int) -> list[dict[str, str]]:
     return [{"id": f"d{i}", "source": "made", "title": f"Title {i}"} for i in range(count)]
 
 
-def write(out: Path, config: MadeConfig, block_rows: int = 40, stop_at: int | None = None) -> None:
-    """Write a store with hooks of widths 3 and 5 in blocks; raise KeyboardInterrupt before row `stop_at`."""
+def write(out: Place, config: MadeConfig, block_rows: int = 40, part: int = 0, parts: int = 1) -> bool:
+    """Write a store with hooks of widths 3 and 5 in blocks, or a part of it; tell whether it is complete."""
     run = artifacts.begin(out, KIND, config)
     hooks = {"resid_post.0": {"width": 3}, "mlp_out.0": {"width": 5}}
-    writer = StoreWriter(run, hooks, config.dtype, config.shard_rows)
+    writer = StoreWriter(run, hooks, config.dtype, config.shard_rows, part=part, parts=parts)
     narrow, wide = activations(config.rows), activations(config.rows, 5, 0.5)
     columns, records = ledger(config.rows), documents(-(-config.rows // 25))
-    told = writer.documents
-    for start in range(writer.rows, config.rows, block_rows):
-        if stop_at is not None and start >= stop_at:
-            raise KeyboardInterrupt
+    told = 0
+    for start in range(0, config.rows, block_rows):
         rows = slice(start, min(start + block_rows, config.rows))
         begun = int(columns["document"][rows].max()) + 1
         block = {"resid_post.0": narrow[rows], "mlp_out.0": wide[rows]}
-        writer.append(block, {name: column[rows] for name, column in columns.items()}, records[told:begun])
+        needed = writer.needs(rows.start, rows.stop)
+        of_rows = {name: column[rows] for name, column in columns.items()}
+        writer.append(block if needed else None, of_rows, records[told:begun])
         told = max(told, begun)
-    writer.finish()
+    return writer.finish()
 
 
-def made(out: Path, rows: int, **config) -> Store:
+def made(out: Place, rows: int, **config) -> Store:
     write(out, MadeConfig(rows, **config))
     return Store.open(out)
 
 
-def files_of(path: Path) -> dict[str, bytes]:
-    """Return every file of a store but its manifest."""
-    found = [file for file in path.rglob("*") if file.is_file() and file.name != artifacts.MANIFEST]
-    return {str(file.relative_to(path)): file.read_bytes() for file in found}
+def files_of(path: Place) -> dict[str, bytes]:
+    """Return every file of a store but its manifest and its lock."""
+    folder = Folder(path)
+    names = [name for name in folder.names() if name != artifacts.MANIFEST and not name.startswith(".writer")]
+    return {name: folder.read(name) or b"" for name in names}
 
 
-def manifest_without_times(path: Path) -> dict:
-    return {key: value for key, value in artifacts.read_manifest(path).items() if key not in ("created", "finished")}
+def manifest_without_times(path: Place) -> dict:
+    times = ("created", "updated", "finished")
+    return {key: value for key, value in artifacts.read_manifest(path).items() if key not in times}

@@ -5,16 +5,20 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from saejax.activations.arrays import RowArray, chunk_rows_of
+from saejax.activations.arrays import RowArray, RowWriter, chunk_rows_of
 from saejax.errors import InputError
+from saejax.storage import Folder, Place
 
 
-def written(path: Path, data: np.ndarray, shard_rows: int = 64, **kwargs) -> RowArray:
+def written(place: Place, data: np.ndarray, shard_rows: int = 64, order: int = 1) -> RowArray:
+    """Write an array shard by shard, in order or against it, and open it."""
     width = data.shape[1] if data.ndim == 2 else None
-    array = RowArray.create(path, str(data.dtype), width, shard_rows, compress=False, **kwargs)
-    for start in range(0, len(data), shard_rows):
-        array.write(start, data[start : start + shard_rows]).result()
-    return array
+    folder = Folder(place)
+    array = RowWriter(folder, str(data.dtype), width, shard_rows, chunk_rows_of(shard_rows), compress=False)
+    for shard in range(-(-len(data) // shard_rows))[::order]:
+        array.write(shard, data[shard * shard_rows :][:shard_rows]).result()
+    array.seal(len(data))
+    return RowArray(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
@@ -22,9 +26,9 @@ def written(path: Path, data: np.ndarray, shard_rows: int = 64, **kwargs) -> Row
 def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path, dtype: str, width: int | None) -> None:
     shape = (150,) if width is None else (150, width)
     data = np.random.default_rng(0).normal(0, 100, shape).astype(np.dtype(dtype))
-    written(tmp_path / "a", data)
-    array = RowArray.open(tmp_path / "a")
-    assert array.dtype == data.dtype
+    array = written(tmp_path / "a", data)
+    assert array.rows == 150
+    assert array.read([(0, 1)]).dtype == data.dtype
     for start, stop in [(0, 150), (0, 64), (63, 65), (70, 71), (128, 150)]:
         assert array.read([(start, stop)]).tobytes() == data[start:stop].tobytes()
     spans = [(130, 150), (5, 6), (64, 128)]
@@ -42,7 +46,17 @@ def test_an_array_is_sharded_and_checksummed_and_keeps_zeros(tmp_path: Path) -> 
     shards = [file for file in (tmp_path / "a" / "c").rglob("*") if file.is_file()]
     assert len(shards) == 2
     assert all(shard.stat().st_size >= 50 * 3 * 4 for shard in shards)
-    np.testing.assert_array_equal(RowArray.open(tmp_path / "a").read([(0, 100)]), data)
+    np.testing.assert_array_equal(RowArray(Folder(tmp_path / "a")).read([(0, 100)]), data)
+
+
+def test_the_order_in_which_shards_are_written_changes_no_byte(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(0, 1, (150, 3)).astype(np.float32)
+    for name, order in (("a", 1), ("b", -1)):
+        np.testing.assert_array_equal(written(tmp_path / name, data, order=order).read([(0, 150)]), data)
+    files = [sorted(file for file in (tmp_path / name).rglob("*") if file.is_file()) for name in "ab"]
+    assert len(files[0]) == 4
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(("rows", "chunk"), [(65_536, 1024), (64, 64), (1, 1), (5000, 1000), (1536, 768)])
@@ -60,9 +74,9 @@ def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
     content = bytearray(shard.read_bytes())
     content[place % len(content)] ^= 1
     shard.write_bytes(bytes(content))
-    array = RowArray.open(tmp_path / "a")
+    array = RowArray(Folder(tmp_path / "a"), "mend shard {shard}")
     array.read([(0, 64)])
-    with pytest.raises(InputError, match=r"a is damaged: .*c/1/0.*make it again$"):
+    with pytest.raises(InputError, match=r"a is damaged: .*c/1/0.*; mend shard 1$"):
         array.read([(0, 128)])
     with pytest.raises(InputError, match="is damaged"):
         array.gather(np.arange(128))
@@ -72,13 +86,13 @@ def test_a_lost_shard_is_no_zeros(tmp_path: Path) -> None:
     written(tmp_path / "a", np.ones((128, 2), np.float32))
     (tmp_path / "a" / "c" / "0" / "0").unlink()
     with pytest.raises(InputError, match=r"is damaged: .*missing"):
-        RowArray.open(tmp_path / "a").read([(10, 100)])
+        RowArray(Folder(tmp_path / "a")).read([(10, 100)])
 
 
 def test_an_absent_or_broken_array_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing is damaged: NOT_FOUND"):
-        RowArray.open(tmp_path / "nothing")
+        RowArray(Folder(tmp_path / "nothing"))
     written(tmp_path / "a", np.ones(3, np.int32))
     (tmp_path / "a" / "zarr.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
-        RowArray.open(tmp_path / "a")
+        RowArray(Folder(tmp_path / "a"))

@@ -12,7 +12,8 @@ import transformers
 from made_stores import files_of, manifest_without_times
 
 from saejax.activations.extract import ExtractConfig, extract, plan
-from saejax.activations.store import Store, StoreWriter
+from saejax.activations.store import Store
+from saejax.activations.writer import StoreWriter
 from saejax.errors import InputError
 from saejax.models import LanguageModel
 from saejax.text.corpus import CorpusConfig
@@ -109,16 +110,16 @@ class Killed(Exception):
 def test_a_killed_run_goes_on_within_a_batch(folder: Path, tmp_path: Path, killed_at: int) -> None:
     """Shards end where batches do not: the rows of one that are stored are not stored again."""
     given = config(folder, tmp_path / "whole", choose="random:3", context=8, batch=1, shard_tokens=8)
-    whole, original, calls = extract(given), StoreWriter._commit, []
+    whole, original, calls = extract(given), StoreWriter._write, []
 
-    def killed(self: StoreWriter) -> None:
+    def killed(self: StoreWriter, *args) -> None:
         calls.append(1)
         if len(calls) == killed_at:
             raise Killed
-        original(self)
+        original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StoreWriter, "_commit", killed)
+        patch.setattr(StoreWriter, "_write", killed)
         with pytest.raises(Killed):
             extract(dataclasses.replace(given, out=tmp_path / "run"))
     again = extract(dataclasses.replace(given, out=tmp_path / "run"))

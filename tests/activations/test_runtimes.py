@@ -110,7 +110,7 @@ def test_all_that_does_not_go_together_is_told_at_once(made: ExtractConfig, tmp_
     for part in ("hook resid_post.5, nowhere is not in this model", "context 64 is above the model's 32 positions",
                  "a tokenizer of 270 tokens and a model of 264"):  # fmt: skip
         assert part in line
-    assert not config.out.exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_verb_takes_runtime_and_pickles(

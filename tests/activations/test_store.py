@@ -1,3 +1,5 @@
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -20,9 +22,12 @@ from made_stores import (
 )
 
 from saejax import artifacts
-from saejax.activations.arrays import RowArray
-from saejax.activations.store import KIND, Dtype, Store, StoreWriter, aligned
+from saejax.activations.arrays import RowWriter
+from saejax.activations.store import KIND, Dtype, Store, aligned
+from saejax.activations.summary import Summary
+from saejax.activations.writer import StoreWriter, committed_shards
 from saejax.errors import InputError
+from saejax.storage import Folder
 
 ROWS = 300  # four whole shards of 64 and a shorter one
 
@@ -32,10 +37,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made(tmp_path_factory.mktemp("store") / "run", ROWS)
 
 
-def writer(out: Path, dtype: Dtype = "float32", shard_rows: int = 64) -> StoreWriter:
+def writer(out: Path, dtype: Dtype = "float32", shard_rows: int = 64, **kwargs) -> StoreWriter:
     config = MadeConfig(0, shard_rows, dtype)
     run = artifacts.begin(out, KIND, config)
-    return StoreWriter(run, {"embed": {"width": 3}}, config.dtype, shard_rows)
+    return StoreWriter(run, {"embed": {"width": 3}}, config.dtype, shard_rows, **kwargs)
 
 
 def test_activations_come_back_to_the_bit(store: Store) -> None:
@@ -81,6 +86,7 @@ def test_the_manifest_says_what_the_store_is(store: Store) -> None:
     assert store.hooks == ("resid_post.0", "mlp_out.0")
     assert facts["special_rows"] == ledger(ROWS)["special"].sum()
     assert (facts["documents"], facts["dtype"], facts["shard_rows"]) == (12, "float32", 64)
+    assert (facts["shards"], facts["chunk_rows"], store.chunk_rows) == (5, 64, 64)
 
 
 @pytest.mark.parametrize("block_rows", [1, 64, 300])
@@ -95,11 +101,11 @@ class Killed(Exception):
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, of: type, method: str, call: int) -> None:
-    """Let the given call of a method, counted from 1, end the process before it does anything."""
-    original, calls = getattr(of, method), iter(range(1, 1_000_000))
+    """Let the given call of a method, counted from 1, and all after it, end the process before it does anything."""
+    original, calls = getattr(of, method), itertools.count(1)
 
     def killed(self, *args, **kwargs):
-        if next(calls) == call:
+        if next(calls) >= call:
             raise Killed
         return original(self, *args, **kwargs)
 
@@ -109,14 +115,15 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, of: type, method: str, call: int) -
 @pytest.mark.parametrize(
     ("method", "call"),
     [
-        ((artifacts.Run, "note"), 1),  # before anything
-        ((RowArray, "write"), 1),  # before the first shard
-        ((RowArray, "write"), 2),  # one hook written, the other and the ledger not
-        ((RowArray, "write"), 8 + 5),  # in the ledger of the second shard, behind the records
-        ((artifacts.Run, "note"), 3),  # the second shard is on disk, the manifest does not know
-        ((RowArray, "write"), 4 * 8 + 2),  # in the last, shorter shard
-        ((artifacts.Run, "note"), 6),  # the last shard is on disk, the manifest does not know
-        ((artifacts.Run, "finish"), 1),  # all rows are final, the run is not
+        ((RowWriter, "write"), 1),  # before the first shard
+        ((RowWriter, "write"), 2),  # one hook written, the other and the ledger not
+        ((RowWriter, "write"), 8 + 5),  # in the ledger of the second shard, behind the records of documents
+        ((Folder, "write"), 3 * 2 + 1),  # the data of the third shard are on disk, its documents not
+        ((artifacts.Run, "note"), 4),  # the fourth shard is on disk, its record not
+        ((RowWriter, "write"), 4 * 8 + 2),  # in the last, shorter shard
+        ((RowWriter, "seal"), 1),  # all records stand, the metadata of the arrays not
+        ((RowWriter, "seal"), 4),  # some of it stands
+        ((artifacts.Run, "finish"), 1),  # all is final, the run is not
     ],
 )
 def test_an_interrupted_store_ends_the_same(store: Store, tmp_path: Path, method: tuple[type, str], call: int) -> None:
@@ -127,53 +134,99 @@ def test_an_interrupted_store_ends_the_same(store: Store, tmp_path: Path, method
             write(out, config)
     with pytest.raises(InputError, match="unfinished run"):
         Store.open(out)
-    write(out, config)
+    assert write(out, config)
     assert files_of(out) == files_of(store.path)
     assert manifest_without_times(out) == manifest_without_times(store.path)
 
 
-def test_rows_are_not_final_before_their_data_are_on_disk(
+def test_a_shard_is_not_final_before_its_data_are_on_disk(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = RowArray.write
+    original = RowWriter.write
     promise, failed = tensorstore.Promise.new()
     promise.set_exception(Killed())
 
-    def write_or_fail(self: RowArray, start: int, data: np.ndarray) -> tensorstore.Future:
-        return failed if start == 128 else original(self, start, data)
+    def write_or_fail(self: RowWriter, shard: int, data: np.ndarray) -> tensorstore.Future:
+        return failed if shard == 2 else original(self, shard, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RowArray, "write", write_or_fail)
+        patch.setattr(RowWriter, "write", write_or_fail)
         with pytest.raises(Killed):
             write(tmp_path / "run", MadeConfig(ROWS))
-    assert artifacts.read_manifest(tmp_path / "run")["facts"]["rows"] == 128
+    assert committed_shards(Folder(tmp_path / "run")) == {0, 1}
     write(tmp_path / "run", MadeConfig(ROWS))
     assert files_of(tmp_path / "run") == files_of(store.path)
 
 
-def test_a_killed_process_leaves_what_the_manifest_says(store: Store, tmp_path: Path) -> None:
-    """SIGKILL between the data and the manifest: nothing is flushed or tidied by Python."""
+def test_a_killed_process_leaves_what_the_records_say(store: Store, tmp_path: Path) -> None:
+    """SIGKILL between the data and the record: nothing is flushed or tidied by Python."""
     script = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from made_stores import MadeConfig, write
-from saejax import artifacts
-note = artifacts.Run.note
-def killed(self, **facts):
-    if facts["rows"] == 192:
+from saejax.storage import Folder
+original = Folder.write
+def killed(self, name, data):
+    if name == "shards/00000002.json":
         os.kill(os.getpid(), signal.SIGKILL)
-    note(self, **facts)
-artifacts.Run.note = killed
+    original(self, name, data)
+Folder.write = killed
 write(Path({str(tmp_path / "run")!r}), MadeConfig({ROWS}))
 """
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, timeout=120)
     assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert artifacts.read_manifest(tmp_path / "run")["facts"]["rows"] == 128
+    assert committed_shards(Folder(tmp_path / "run")) == {0, 1}
     write(tmp_path / "run", MadeConfig(ROWS))
     assert files_of(tmp_path / "run") == files_of(store.path)
     assert manifest_without_times(tmp_path / "run") == manifest_without_times(store.path)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_processes_that_share_a_store_end_in_what_one_writes(
+    store: Store, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    out = tmp_path / "run"
+    assert not write(out, MadeConfig(ROWS), part=order[0], parts=2)
+    assert committed_shards(Folder(out)) == set(range(order[0], 5, 2))
+    with pytest.raises(InputError, match="unfinished run"):
+        Store.open(out)
+    assert write(out, MadeConfig(ROWS), part=order[1], parts=2)
+    assert files_of(out) == files_of(store.path)
+    assert manifest_without_times(out) == manifest_without_times(store.path)
+
+
+def test_what_others_are_to_write_must_not_be_computed(tmp_path: Path) -> None:
+    made_writer = writer(tmp_path / "run", part=1, parts=2)
+    assert [made_writer.needs(start, start + 32) for start in range(0, 256, 32)] == [False, False, True, True] * 2
+    made_writer.append(None, ledger(64), documents(3))
+    with pytest.raises(ValueError, match="rows 64 to 128 are needed"):
+        made_writer.append(None, ledger(64), documents(3))
+
+
+def test_the_summary_is_of_the_rows_that_are_no_special_tokens(store: Store) -> None:
+    kept = ~ledger(ROWS)["special"]
+    for hook, x in (("resid_post.0", activations(ROWS)), ("mlp_out.0", activations(ROWS, 5, 0.5))):
+        exact, told = x[kept].astype(np.float64), store.manifest["facts"]["statistics"][hook]
+        mean, variance = store.moments(hook)
+        np.testing.assert_allclose(mean, exact.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(variance, exact.var(axis=0), rtol=1e-12)
+        assert told["rows"] == kept.sum() == ROWS - store.manifest["facts"]["special_rows"]
+        assert told["mean_norm"] == pytest.approx(np.linalg.norm(exact, axis=1).mean(), rel=1e-12)
+        assert told["rms"] == pytest.approx(np.sqrt((exact**2).mean()), rel=1e-12)
+        assert told["centred_rms"] == pytest.approx(np.sqrt(exact.var(axis=0).mean()), rel=1e-12)
+
+
+def test_a_summary_is_sound_where_the_mean_is_far_above_the_spread() -> None:
+    x = np.random.default_rng(0).normal(1e6, 1, (5000, 3))
+    summary = Summary.empty(3)
+    for part in (x[:1], x[1:3000], x[3000:3000], x[3000:]):
+        summary.add(part)
+    again = Summary.of_record(json.loads(json.dumps(summary.record())))
+    np.testing.assert_allclose(again.deviation / again.rows, x.var(axis=0), rtol=1e-9)
+    np.testing.assert_array_equal(again.mean, summary.mean)
+    assert Summary.empty(3).figures() == {"rows": 0, "mean_norm": None, "rms": None, "centred_rms": None}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -208,6 +261,8 @@ def test_what_no_store_can_have_is_refused(tmp_path: Path) -> None:
     run = artifacts.begin(tmp_path / "b", KIND, MadeConfig(0))
     with pytest.raises(InputError, match=r"hooks \{\}"):
         StoreWriter(run, {}, "float32", 64)
+    with pytest.raises(InputError, match="chunk_rows 48 must divide shard_rows 64"):
+        writer(tmp_path / "c", chunk_rows=48)
 
 
 def test_all_that_does_not_match_is_said_at_once(store: Store, tmp_path: Path) -> None:
@@ -235,12 +290,33 @@ def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "sae")
 
 
-def test_damage_is_named_with_its_shard(tmp_path: Path) -> None:
-    store = made(tmp_path / "run", ROWS)
-    shard = tmp_path / "run" / KIND / "resid_post.0" / "c" / "1" / "0"
+def test_damage_is_named_with_the_record_whose_removal_mends_it(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    broken = made(out, ROWS)
+    shard = out / KIND / "resid_post.0" / "c" / "1" / "0"
     content = bytearray(shard.read_bytes())
     content[100] ^= 4
     shard.write_bytes(bytes(content))
-    with pytest.raises(InputError, match=r"activations/resid_post\.0 is damaged: .*c/1/0"):
-        store.read("resid_post.0", 0, ROWS)
-    store.read("mlp_out.0", 0, ROWS)
+    record = out / "shards" / "00000001.json"
+    with pytest.raises(InputError, match=rf"activations/resid_post\.0 is damaged: .*c/1/0.*; delete {record} and run"):
+        broken.read("resid_post.0", 0, ROWS)
+    broken.read("mlp_out.0", 0, ROWS)
+    record.unlink()
+    artifacts.begin(out, KIND, MadeConfig(ROWS)).reopen()
+    assert write(out, MadeConfig(ROWS))
+    assert files_of(out) == files_of(store.path)
+    assert manifest_without_times(out) == manifest_without_times(store.path)
+
+
+def test_arrays_of_other_lengths_than_the_manifest_tells_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    made(out, ROWS)
+    for name in ("ledger/token_id", f"{KIND}/mlp_out.0"):
+        file = out / name / "zarr.json"
+        metadata = json.loads(file.read_text())
+        metadata["shape"][0] = 64
+        file.write_text(json.dumps(metadata))
+    with pytest.raises(
+        InputError, match=r"300 rows by its manifest, but ledger/token_id has 64, activations/mlp_out\.0"
+    ):
+        Store.open(out)

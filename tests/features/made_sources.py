@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse
 
 from saejax import artifacts
-from saejax.activations.store import KIND, Store, StoreWriter
+from saejax.activations.store import KIND, Store
+from saejax.activations.writer import StoreWriter
 from saejax.features.examples import Examples
 from saejax.features.sources import Block
 from saejax.sae.params import SAE, SAEConfig, save

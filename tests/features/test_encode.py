@@ -93,7 +93,7 @@ def test_special_tokens_hold_no_code_and_change_nothing(tmp_path: Path, inputs: 
     for name, array in plain.statistics().items():
         np.testing.assert_array_equal(array, other.statistics()[name])
     np.testing.assert_array_equal(dense(plain), dense(other))
-    values, indices = codes.Codes.open(tmp_path / "out_huge" / "codes").read(0, ROWS)
+    values, indices = codes.Codes(tmp_path / "out_huge" / "codes").read(0, ROWS)
     assert (indices[special] == codes.NO_CODE).all()
     assert not values[special].any()
 

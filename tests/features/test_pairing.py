@@ -12,6 +12,7 @@ from saejax.errors import InputError
 from saejax.features.encode import EncodeConfig, encode
 from saejax.features.matching import Method
 from saejax.features.pairing import PairConfig, Pairing, correlation_pairs, pair, plan
+from saejax.storage import Folder
 
 METHODS: list[Method] = ["many_to_one", "mutual_best", "one_to_one"]
 ROWS, D = 600, 20
@@ -183,7 +184,7 @@ def test_pair_writes_the_planted_pairs_and_special_tokens_change_nothing(
 def test_pair_writes_the_decoder_rows_of_the_pairs(runs: Path, tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).standard_normal((D, 7)).astype(np.float32)
     neurons = made_store(tmp_path / "neurons", planted()[1], some_special(ROWS), hook="mlp_hidden.0")
-    write_decoder(neurons.path, "mlp_hidden.0", matrix)
+    write_decoder(Folder(neurons.path), "mlp_hidden.0", matrix)
     out = pair(PairConfig(runs / "codes_x", neurons.path, tmp_path / "out", y_hook="mlp_hidden.0"))
     found = read_pairs(out)
     for side, written, ids in (("x", np.eye(D, dtype=np.float32), found.x_ids), ("y", matrix, found.y_ids)):

@@ -8,6 +8,7 @@ from saejax.activations.store import write_decoder
 from saejax.errors import InputError
 from saejax.features.encode import EncodeConfig, encode
 from saejax.features.sources import CodeSource, FeatureCodes, RawHook
+from saejax.storage import Folder
 
 ROWS, D, K = 150, 9, 3
 
@@ -83,7 +84,7 @@ def test_decoder_rows_of_a_hook_are_those_that_its_store_keeps(
     with pytest.raises(InputError, match=f"hook {HOOK} .* has no output matrix"):
         raw.decoder_rows()
     rows = np.random.default_rng(1).standard_normal((D, 6)).astype(np.float32)
-    write_decoder(tmp_path / "store", HOOK, rows)
+    write_decoder(Folder(tmp_path / "store"), HOOK, rows)
     np.testing.assert_array_equal(raw.decoder_rows(), rows)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from saejax import artifacts
-from saejax.activations.store import KIND, Store, StoreWriter
+from saejax.activations.store import KIND, Store
+from saejax.activations.writer import StoreWriter
 
 HOOK = "resid_post.0"
 

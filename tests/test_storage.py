@@ -1,0 +1,155 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from servers import S3Server
+
+from saejax.claim import claimed
+from saejax.errors import InputError
+from saejax.storage import Folder, Place, reference, referred
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Return a folder that nobody has used, of each kind."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3').bucket()}/some/folder"
+    return tmp_path / "a" / "b" if request.param == "disk" else f"memory://{uuid.uuid4()}/b"
+
+
+def test_files_come_back_by_name(place: Place) -> None:
+    folder = Folder(place)
+    assert str(folder) == str(place)
+    assert folder.read("a.json") is None
+    assert folder.names() == []
+    folder.write("a.json", b"1")
+    (folder / "within").write("b", b"")
+    folder.write("a.json", b"22")
+    again = Folder(f"{place}/")
+    assert again.names() == ["a.json", "within/b"]
+    assert again.read("a.json") == b"22"
+    assert again.read("within/b") == b""
+    assert (again / "within").names() == ["b"]
+
+
+def test_a_file_is_created_once(place: Place) -> None:
+    folder = Folder(place)
+    assert folder.create("a", b"1")
+    assert not folder.create("a", b"2")
+    assert folder.read("a") == b"1"
+
+
+def test_a_file_that_another_made_meanwhile_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look and the write: the write itself must be refused."""
+    folder = Folder(tmp_path)
+    files = folder._files
+
+    class Late:
+        def read(self, name: str):
+            found = files.read(name)
+            found.result()
+            files.write(name, b"theirs").result()
+            return found
+
+        def __getattr__(self, name: str):
+            return getattr(files, name)
+
+    monkeypatch.setattr(folder, "_files", Late())
+    assert not folder.create("a", b"ours")
+    assert Folder(tmp_path).read("a") == b"theirs"
+
+
+@pytest.mark.parametrize("name", ["s3:/bucket/run", "gs:/bucket/run", "memory:/run"])
+def test_a_bucket_that_went_through_a_path_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} has lost a slash, as paths do; give {name.replace(':/', '://')}"):
+        Folder(Path(name))
+
+
+def test_a_name_that_no_bucket_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"s3://B names no bucket .*; give s3://BUCKET/NAME"):
+        Folder("s3://B")
+
+
+def test_references_move_with_what_they_join(tmp_path: Path) -> None:
+    assert reference(tmp_path / "store", tmp_path / "runs" / "sae") == "../../store"
+    assert referred("../../store", tmp_path / "runs" / "sae") == (tmp_path / "store").resolve()
+    bucket = "s3://bucket/store"
+    assert referred(reference(bucket, tmp_path), tmp_path) == bucket
+
+
+def test_a_bucket_without_permission_is_named(s3: S3Server) -> None:
+    folder = Folder(f"{s3.bucket()}/run")
+    folder.write("a", b"1")
+    with s3.locked():
+        for act, message in (
+            (lambda: folder.read("a"), r"/run/a cannot be read: .*; get the right to it, or other credentials"),
+            (lambda: folder.write("b", b""), "/run/b cannot be written: .*; get the right to it"),
+            (folder.names, "/run cannot be listed: .*; get the right to it"),
+        ):
+            with pytest.raises(InputError, match=message) as refusal:
+                act()
+            assert "\n" not in str(refusal.value)
+    assert folder.read("a") == b"1"
+
+
+def test_a_bucket_that_does_not_exist_is_named(s3: S3Server) -> None:
+    with pytest.raises(InputError, match=r"s3://nobodys-bucket/run/a cannot be written: .*make the bucket"):
+        Folder("s3://nobodys-bucket/run").write("a", b"")
+
+
+def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the end of the disk: the system refuses the write in the same place."""
+    folder = Folder(tmp_path)
+    folder.write("a", b"1")
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"/a cannot be written: .*; free space and run the command again"):
+            folder.write("a", bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert folder.read("a") == b"1"
+
+
+def test_a_second_writer_on_a_disk_is_refused(tmp_path: Path) -> None:
+    script = f"""
+from saejax.claim import claimed
+from saejax.storage import Folder
+with claimed(Folder({str(tmp_path)!r}), 0):
+    print("claimed", flush=True)
+    input()
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    other = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "claimed\n"
+    with (
+        pytest.raises(InputError, match=f"{tmp_path} is being written by another process"),
+        claimed(Folder(tmp_path), 0),
+    ):
+        pass
+    with claimed(Folder(tmp_path), 1) as still_ours:  # another part is another claim
+        still_ours()
+    other.kill()
+    other.wait()
+    with claimed(Folder(tmp_path), 0) as still_ours:  # the claim of a killed process is nobody's
+        still_ours()
+
+
+def test_the_last_writer_in_a_bucket_takes_over(s3: S3Server) -> None:
+    place = f"{s3.bucket()}/run"
+    with claimed(Folder(place), 0) as first:
+        first()
+        with claimed(Folder(place), 0) as second:
+            second()
+            with pytest.raises(InputError, match=f"{place} was taken over by another process"):
+                first()
+            second()
