@@ -19,6 +19,7 @@ import tyro
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.report.sweeps import draw
+from saejax.report.table import text_table
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.train import plan as plan_one
 from saejax.sae.train import train_together
@@ -82,7 +83,7 @@ def sweep(config: SweepConfig) -> list[str]:
     writer.writerows(rows)
     artifacts.write_bytes(config.train.out / "sweep.csv", content.getvalue().encode())
     page = draw(runs, config.train.out / "sweep.html")
-    return [*_table(rows), str(page)]
+    return [*text_table(rows), str(page)]
 
 
 def plan(config: SweepConfig) -> dict[str, Any]:
@@ -116,13 +117,3 @@ def _row(name: str, member: SAETrainConfig, run: Path) -> dict[str, Any]:
         "name": name, "k": member.k, "learning_rate": member.peak_rate, "seed": member.seed,
         **{column: health[column] for column in COLUMNS},
     }  # fmt: skip
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
