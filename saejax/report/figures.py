@@ -13,6 +13,7 @@ BIGRAM_COLOUR = "#667080"
 NULL_COLOUR = "#b8bec9"
 NAMES = {"sae": "SAE features", "raw": "raw neurons"}
 BINS = 60
+POINTS = 300  # of a curve on a logarithmic axis
 
 Figure = dict[str, Any]
 
@@ -100,9 +101,7 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
         for (name, lines), colour in zip(curves.items(), itertools.cycle(SEED_COLOURS), strict=False)
     ]  # fmt: skip
     layout = {**_layout(title, "step", unit), "showlegend": True}
-    if len(curves) > len(SIDE_COLOURS):  # more than fit beside the title
-        layout["legend"] = {"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": _names_beside(layout) if len(curves) > len(SIDE_COLOURS) else layout}
 
 
 def pareto(points: list[tuple[str, int, float, float]]) -> Figure:
@@ -173,6 +172,128 @@ def losses(
     layout["yaxis"]["rangemode"] = "normal"
     layout["xaxis"]["type"] = "log" if kept else "linear"
     return {"data": data, "layout": {**layout, "shapes": [line], "annotations": [label], "showlegend": True}}
+
+
+def over_layers(values: dict[str, float | None], title: str, unit: str) -> Figure:
+    """Draw one number of several hooks over the layers of their model, a line for each kind of hook.
+
+    Args:
+        values: the number by hook; None where it does not exist.
+        title: what it is.
+        unit: its unit, for the axis.
+
+    Returns:
+        The figure.
+    """
+    lines: dict[str, dict[str, float | None]] = {}
+    for hook, value in values.items():
+        kind, _, layer = hook.rpartition(".")
+        kind, place = (kind, layer) if layer.isdecimal() else (hook, hook)
+        lines.setdefault(kind, {})[place] = value
+    layers = sorted({place for line in lines.values() for place in line if place.isdecimal()}, key=int)
+    outside = [kind for kind, line in lines.items() if kind in line]  # hooks of no layer
+    places = [*(hook for hook in outside if hook == "embed"), *layers, *(hook for hook in outside if hook != "embed")]
+    data = []
+    for (kind, line), colour in zip(lines.items(), itertools.cycle(SEED_COLOURS), strict=False):
+        along = [place for place in places if place in line]
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "name": kind, "x": along, "y": [line[place] for place in along],
+            "line": {"color": colour, "width": 2}, "marker": {"size": 8},
+        })  # fmt: skip
+    layout = {**_layout(title, "layer", unit), "showlegend": True}
+    layout["xaxis"] |= {"type": "category", "categoryorder": "array", "categoryarray": places}
+    return {"data": data, "layout": _names_beside(layout) if len(lines) > len(SIDE_COLOURS) else layout}
+
+
+def spectrum(eigenvalues: np.ndarray) -> Figure:
+    """Draw the eigenvalues of a covariance and the share of the variance that the first of them hold.
+
+    Args:
+        eigenvalues: the largest first, `[d_model]`; those that rounding makes are left out.
+
+    Returns:
+        The figure.
+    """
+    above_rounding = eigenvalues > eigenvalues[0] * len(eigenvalues) * np.finfo(np.float64).eps
+    number = np.unique(np.geomspace(1, len(eigenvalues), POINTS).astype(int))
+    number = number[above_rounding[number - 1]]
+    held = np.cumsum(eigenvalues)[number - 1] / eigenvalues.sum() if len(number) else number
+    line = {"type": "scatter", "mode": "lines", "x": number.tolist()}
+    data = [
+        {**line, "name": "eigenvalue", "y": _short(eigenvalues[number - 1]), "line": {"color": SIDE_COLOURS[0]}},
+        {**line, "name": "share held", "y": _short(held), "yaxis": "y2", "line": {"color": SIDE_COLOURS[1]}},
+    ]
+    layout = {**_layout("Spectrum of the covariance", "component", "eigenvalue"), "showlegend": True}
+    layout["xaxis"]["type"] = "log"
+    layout["yaxis"] |= {"type": "log", "exponentformat": "power"}
+    layout["yaxis2"] = {
+        "title": {"text": "share of the variance held", "standoff": 8}, "overlaying": "y", "side": "right",
+        "range": [0, 1.02], "tickvals": [0, 0.25, 0.5, 0.75, 1], "showgrid": False,
+    }  # fmt: skip
+    layout["margin"] |= {"r": 64}
+    return {"data": data, "layout": layout}
+
+
+def dimensions(values: np.ndarray, outliers: np.ndarray, title: str) -> Figure:
+    """Draw a number of every dimension, with the outlier dimensions marked.
+
+    Args:
+        values: the number, `[d_model]`.
+        outliers: outlier dimensions.
+        title: what it is.
+
+    Returns:
+        The figure.
+    """
+    dots = {"type": "scatter", "mode": "markers", "hovertemplate": "dimension %{x}: %{y}<extra></extra>"}
+    data = [
+        {
+            **dots, "name": "dimensions", "x": list(range(len(values))), "y": _short(values),
+            "marker": {"color": SIDE_COLOURS[0], "size": 4, "opacity": 0.6},
+        },
+        {
+            **dots, "name": "outlier dimensions", "x": outliers.tolist(), "y": _short(values[outliers]),
+            "marker": {"color": COLOURS["raw"], "size": 9, "symbol": "diamond"},
+        },
+    ]  # fmt: skip
+    return {"data": data, "layout": {**_layout(title, "dimension", "activation units"), "showlegend": True}}
+
+
+def norm_histogram(counts: np.ndarray, edges: np.ndarray, median: float) -> Figure:
+    """Draw how the norms of rows are distributed, with their median marked; both axes are logarithmic.
+
+    Args:
+        counts: rows in each bin, `[bins]`.
+        edges: the bins' edges, `[bins + 1]`.
+        median: the median norm.
+
+    Returns:
+        The figure.
+    """
+    bars = {
+        "type": "bar", "x": _short((edges[:-1] + edges[1:]) / 2), "y": counts.tolist(), "width": _short(np.diff(edges)),
+        "marker": {"color": NULL_COLOUR}, "hovertemplate": "about %{x:.4g}: %{y} rows<extra></extra>",
+    }  # fmt: skip
+    layout = {**_layout("Norms of the rows", "norm, activation units", "rows"), "showlegend": False}
+    for axis in ("xaxis", "yaxis"):
+        layout[axis] |= {"type": "log", "nticks": 6}
+    if median > 0:
+        layout["shapes"] = [{"type": "line", "xref": "x", "yref": "paper", "x0": median, "x1": median, "y0": 0, "y1": 1,
+                             "line": {"color": SIDE_COLOURS[0], "width": 2}}]  # fmt: skip
+        layout["annotations"] = [{"x": math.log10(median), "y": 1.0, "xref": "x", "yref": "paper", "showarrow": False,
+                                  "yanchor": "bottom", "text": f"median {median:.4g}",
+                                  "font": {"color": SIDE_COLOURS[0]}}]  # fmt: skip
+    return {"data": [bars], "layout": layout}
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Return what a figure can show of numbers, five digits: a page of many hooks stays small."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _names_beside(layout: dict[str, Any]) -> dict[str, Any]:
+    """Name what is drawn beside the figure, where it is more than fits beside the title."""
+    return {**layout, "legend": {"orientation": "v", "x": 1.02, "y": 1, "xanchor": "left", "yanchor": "top"}}
 
 
 def _layout(title: str, x: str, y: str) -> dict[str, Any]:

@@ -68,3 +68,45 @@ def test_the_names_of_many_curves_stand_beside_them(count: int, orientation: str
     drawn = plotted(figures.training_curves(curves, "fvu", "FVU", "FVU"))
     assert [trace.name for trace in drawn.data] == list(curves)
     assert drawn.layout.legend.orientation == orientation
+
+
+def test_hooks_stand_in_the_order_of_a_forward_pass_with_a_line_for_each_kind() -> None:
+    values = {"final_norm": 5.0, "resid_post.10": 4.0, "resid_post.2": None, "embed": 1.0, "mlp_out.2": 2.0}
+    drawn = plotted(figures.over_layers(values, "RMS", "units"))
+    assert list(drawn.layout.xaxis.categoryarray) == ["embed", "2", "10", "final_norm"]
+    assert {trace.name: (list(trace.x), list(trace.y)) for trace in drawn.data} == {
+        "final_norm": (["final_norm"], [5.0]), "resid_post": (["2", "10"], [None, 4.0]),
+        "embed": (["embed"], [1.0]), "mlp_out": (["2"], [2.0]),
+    }  # fmt: skip
+
+
+def test_a_spectrum_is_drawn_down_to_what_rounding_makes() -> None:
+    eigenvalues = np.array([8.0, 4.0, 2.0, 2.0, 1e-16, 0.0])
+    drawn = plotted(figures.spectrum(eigenvalues))
+    assert [list(trace.x) for trace in drawn.data] == [[1, 2, 3, 4]] * 2
+    assert list(drawn.data[0].y) == [8, 4, 2, 2]
+    assert list(drawn.data[1].y) == [0.5, 0.75, 0.875, 1]
+    assert not plotted(figures.spectrum(np.zeros(6))).data[0].x
+
+
+def test_a_spectrum_of_many_eigenvalues_is_drawn_by_a_few_hundred() -> None:
+    drawn = plotted(figures.spectrum(1 / np.arange(1, 20_001)))
+    assert len(drawn.data[0].x) <= figures.POINTS
+    assert (drawn.data[0].x[0], drawn.data[0].x[-1]) == (1, 20_000)
+
+
+def test_outlier_dimensions_are_marked_where_they_are() -> None:
+    drawn = plotted(figures.dimensions(np.array([0.1, 9.0, -0.1, -8.0]), np.array([3, 1]), "Mean"))
+    assert list(drawn.data[0].y) == [0.1, 9.0, -0.1, -8.0]
+    assert (list(drawn.data[1].x), list(drawn.data[1].y)) == ([3, 1], [-8.0, 9.0])
+
+
+def test_bars_of_norms_stand_between_their_edges_and_the_median_is_marked_at_its_logarithm() -> None:
+    edges = np.array([1.0, 10.0, 100.0])
+    drawn = plotted(figures.norm_histogram(np.array([3, 4]), edges, 10.0))
+    bars = drawn.data[0]
+    np.testing.assert_allclose(np.array(bars.x) - np.array(bars.width) / 2, edges[:-1])
+    np.testing.assert_allclose(np.array(bars.x) + np.array(bars.width) / 2, edges[1:])
+    assert drawn.layout.shapes[0].x0 == 10.0
+    assert drawn.layout.annotations[0].x == 1.0
+    assert not plotted(figures.norm_histogram(np.array([0, 0]), edges, 0.0)).layout.shapes
