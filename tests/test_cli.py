@@ -43,11 +43,11 @@ def test_help_of_a_verb_describes_every_option(name: str, capsys: pytest.Capture
 
 def test_an_unknown_verb_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main(["stats"])
+        cli.main(["steer"])
     shown = capsys.readouterr()
     assert stop.value.code == 2
     assert shown.out == ""
-    assert shown.err.startswith("saejax: verb 'stats' is unknown; choose one of demo, ")
+    assert shown.err.startswith("saejax: verb 'steer' is unknown; choose one of demo, ")
     assert shown.err.count("\n") == 1
 
 

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "report": BASE | {"text", "activations", "features"},
     "demo": BASE | {"text", "activations", "sae", "features", "universality", "report"},
     "sweep": BASE | {"sae", "report"},
+    "stats": BASE | {"activations", "report"},
     "cli": {"errors"},
 }
 
