@@ -7,7 +7,6 @@ OUT/report.html       the same as tables and figures
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from saejax.errors import InputError
 from saejax.progress import progress
 from saejax.report.statistics import KIND, NUMBERS, draw
 from saejax.report.table import text_table
+from saejax.storage import Place, reference
 
 ROWS_PER_BLOCK = 4096
 QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
@@ -36,7 +36,7 @@ NAMED = 8
 class StatsConfig:
     """Measure the activations of a store: norms, spreads, anisotropy, spectrum, outlier dimensions."""
 
-    store: Path
+    store: Place
     """Activation store."""
     out: Path
     """Directory for the numbers and the page; hooks that an interrupted run has finished are not measured again."""
@@ -81,7 +81,7 @@ def stats(config: StatsConfig) -> list[str]:
         artifacts.write_json(file, records)
     if not run.complete:
         run.finish(
-            store=os.path.relpath(config.store, run.path), hooks=list(hooks),
+            store=reference(config.store, run.path), hooks=list(hooks),
             model=store.manifest["facts"].get("model"), statistics_sha256=artifacts.fingerprint(records),
         )  # fmt: skip
     page = draw(run.path, run.path / "report.html")
