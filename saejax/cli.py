@@ -43,6 +43,7 @@ VERBS = {
     "lm train": Verb("saejax.pretraining", "PretrainConfig", "pretrain", "train small language models", "plan"),
     "extract": Verb("saejax.activations.extract", "ExtractConfig", "extract", "store a model's activations", "plan"),
     "stats": Verb("saejax.stats", "StatsConfig", "stats", "measure a store: norms, spectrum, outlier dimensions"),
+    "live": Verb("saejax.activations.live", "LiveConfig", "record", "name activations to compute while an SAE trains"),
     "train": Verb("saejax.sae.train", "SAETrainConfig", "train", "train a sparse autoencoder on a store", "plan"),
     "sweep": Verb("saejax.sweep", "SweepConfig", "sweep", "train SAEs side by side, and compare them", "plan"),
     "eval": Verb("saejax.interventions.evaluation", "EvalConfig", "evaluate", "splice an SAE into its model", "plan"),

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Bool
 
+from saejax.activations.ledger import Columns
 from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.progress import progress
@@ -70,16 +71,25 @@ class RowFilter:
             raise InputError(f"no row of store {store.path} is left by {self}; leave out less")
         return kept
 
-    def _in_range(self, store: Store) -> Bool[np.ndarray, "rows"]:
-        within = np.ones(store.rows, bool)
+    def within(self, columns: Columns) -> Bool[np.ndarray, "rows"]:
+        """Say which rows are in the ranges of positions and documents.
+
+        Args:
+            columns: `position` and `document` of a ledger.
+        """
+        kept = np.ones(len(columns["position"]), bool)
         for unit in ("position", "document"):
             first, last = getattr(self, f"first_{unit}"), getattr(self, f"last_{unit}")
-            if first == 0 and last is None:
-                continue
-            for start in range(0, store.rows, BLOCK):
-                stop = min(start + BLOCK, store.rows)
-                place = store.ledger(start, stop, [unit])[unit]
-                within[start:stop] &= (place >= first) & (place <= (np.iinfo(np.int32).max if last is None else last))
+            kept &= (columns[unit] >= first) & (columns[unit] <= (np.iinfo(np.int32).max if last is None else last))
+        return kept
+
+    def _in_range(self, store: Store) -> Bool[np.ndarray, "rows"]:
+        within = np.ones(store.rows, bool)
+        if (self.first_position, self.last_position, self.first_document, self.last_document) == (0, None, 0, None):
+            return within
+        for start in range(0, store.rows, BLOCK):
+            stop = min(start + BLOCK, store.rows)
+            within[start:stop] = self.within(store.ledger(start, stop, ["position", "document"]))
         return within
 
 

@@ -64,7 +64,7 @@ def shuffled_batches(
         (store.read_spans(hook, spans), order)
         for spans, order in _windows(store, seed, start_step * batch, kept, chunks_per_window)
     )
-    return prefetch(_batches(windows, batch))
+    return prefetch(batches_of(windows, batch))
 
 
 def documents_per_batch(
@@ -96,7 +96,7 @@ def documents_per_batch(
         (np.concatenate([document[low:high] for low, high in spans])[:, None], order) for spans, order in spans_of
     )
     looked_at = max(min(batches, int(kept.sum()) // batch), 1)
-    found = [len(np.unique(rows)) for rows in itertools.islice(_batches(windows, batch), looked_at)]
+    found = [len(np.unique(rows)) for rows in itertools.islice(batches_of(windows, batch), looked_at)]
     share = np.bincount(document[kept]) / kept.sum()
     return float(np.mean(found)), float(np.sum(1 - (1 - share) ** batch))
 
@@ -124,9 +124,15 @@ def _windows(
             passed = 0
 
 
-def _batches(
+def batches_of(
     windows: Iterable[tuple[Float[np.ndarray, "rows width"], Int[np.ndarray, "order"]]], batch: int
 ) -> Iterator[Float32[np.ndarray, "batch width"]]:
+    """Cut windows into batches.
+
+    Args:
+        windows: rows of each, and the order in which to serve them.
+        batch: rows in a batch, which may come from several windows.
+    """
     parts, missing = [], batch
     for rows, order in windows:
         while len(order):

@@ -1,7 +1,8 @@
 """What a trainer reads: batches of rows in an order that depends on the seed and the step alone."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -9,12 +10,75 @@ from jaxtyping import Bool, Float32
 from saejax.activations.filters import RowFilter
 from saejax.activations.reader import blocks, documents_per_batch, shuffled_batches
 from saejax.activations.store import Store
+from saejax.artifacts import read_manifest
 from saejax.errors import InputError
+from saejax.storage import Place
+
+LIVE = "live"
+"""Kind of the run that is a live source."""
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Where the rows come from: a store, or a model that runs meanwhile."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the manifest says of model and text."""
+        ...
+
+    @property
+    def hook(self) -> str:
+        """Whose activations."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Entries of a row."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of an epoch, where somebody has counted them."""
+        ...
+
+    def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
+        """Yield batches without end, from that of a step on, counted from 0."""
+        ...
+
+    def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield the rows on which an SAE is measured that was trained on the first `trained` of the stream."""
+        ...
+
+    def mixing(self) -> tuple[float, float | None]:
+        """Measure from how many documents a batch comes, and would if all rows were shuffled."""
+        ...
+
+
+def open_source(place: Place, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int) -> "BatchSource":
+    """Open what a trainer reads.
+
+    Args:
+        place: a store, or a live source.
+        hook: whose activations.
+        rows: which rows are read.
+        batch: rows in a batch.
+        seed: decides the order.
+        window_rows: rows that are shuffled among each other.
+
+    Raises:
+        InputError: it is absent or damaged, lacks the hook, or has fewer rows left than a batch.
+    """
+    if read_manifest(place)["kind"] == LIVE:
+        from saejax.activations.live import LiveRows  # takes seconds to import, with all models
+
+        return LiveRows.of(place, hook, rows, batch=batch, seed=seed, window_rows=window_rows)
+    return StoredRows.of(Store.open(place), hook, rows, batch=batch, seed=seed, window_rows=window_rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredRows:
-    """Rows of one hook of a store, shuffled.
+    """Rows of one hook of a store, shuffled; a `BatchSource`.
 
     Attributes:
         store: the store.
@@ -46,6 +110,11 @@ class StoredRows:
         return cls(store, hook, kept, batch, seed, max(window_rows, store.chunk_rows))
 
     @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the store's manifest says."""
+        return self.store.manifest["facts"]
+
+    @property
     def width(self) -> int:
         """Entries of a row."""
         return self.store.width(self.hook)
@@ -61,8 +130,8 @@ class StoredRows:
             self.store, self.hook, self.batch, self.seed, start_step, kept=self.kept, window_rows=self.window_rows
         )
 
-    def once(self, rows_per_block: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
-        """Yield every row once, in the order of the corpus."""
+    def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield every row once, in the order of the corpus, however many the SAE was `trained` on."""
         return (x for _, x in blocks(self.store, self.hook, rows_per_block, kept=self.kept))
 
     def mixing(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from saejax import artifacts
-from saejax.activations import extract
+from saejax.activations import extractor
 from saejax.activations.token_rows import TokenRows, token_rows
 from saejax.errors import InputError
 from saejax.interventions.splicing import mismatches, splice, table_rows
@@ -92,7 +92,7 @@ class Evaluation:
                 f"SAE {config.sae} reads model {facts['model']} ({facts['model_fingerprint'][:12]}), but "
                 f"{config.model} holds {model.name} ({model.fingerprint[:12]}); name the SAE's model"
             )
-        problems += extract.mismatches(config.model, model, tokenizer, config.context)
+        problems += extractor.mismatches(config.model, model, tokenizer, config.context)
         if problems:
             raise InputError("; ".join(problems))
         return cls(config, sae, hook, model, tokenizer)

@@ -24,7 +24,7 @@ class SAETrainConfig:
     """Train a TopK sparse autoencoder on the activations of one hook."""
 
     store: Place
-    """Activation store to train on: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME."""
+    """Activation store to train on, or live source: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME."""
     hook: str
     """Hook point of the store whose activations the SAE reads, for example resid_post.0."""
     out: Path

@@ -1,5 +1,6 @@
 """Which model, hook and rows an SAE was trained on, and the refusal of any other."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,23 @@ from saejax.activations.store import Store
 from saejax.errors import InputError
 
 
-def provenance(store: Store, hook: str) -> dict[str, Any]:
-    """Say what an SAE trained on a store belongs to.
+def provenance(facts: Mapping[str, Any], hook: str) -> dict[str, Any]:
+    """Say what an SAE belongs to that was trained on a store or a live source.
 
     Args:
-        store: its store.
+        facts: what the manifest of the source says.
         hook: the hook that it reads.
 
     Returns:
         Facts for the manifest of the SAE's run.
     """
-    facts = store.manifest["facts"]
     return {
         "model": facts["model"],
         "model_fingerprint": facts["model_fingerprint"],
         "runtime": facts.get("runtime", "jax"),
         "hook": hook,
-        "d_model": store.width(hook),
-        "ledger_sha256": facts["ledger_sha256"],
+        "d_model": facts["hooks"][hook]["width"],
+        "ledger_sha256": facts.get("ledger_sha256"),
     }
 
 

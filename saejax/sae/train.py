@@ -2,7 +2,7 @@
 
 manifest.json     model, hook, store, rows; shape and hash of the weights
 sae.safetensors   the SAE
-health.json       its health table, over all rows of the store that are no special tokens
+health.json       its health table: over all rows of a store, or a window of a live source that was not trained on
 metrics.jsonl     a line every 50 steps
 checkpoints/      the last states, and the best, from which a killed run goes on, bit for bit
 """
@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 
 from saejax import artifacts
 from saejax import mesh as processes
-from saejax.activations.source import StoredRows
-from saejax.activations.store import Store
+from saejax.activations.source import BatchSource, open_source
 from saejax.errors import InputError
 from saejax.preemption import noticed
 from saejax.progress import progress
@@ -99,10 +98,10 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
                 mesh=mesh,
                 preemption=preemption,
             )
-        for (_, run), member in zip(left, members, strict=True):
+        for (config, run), member in zip(left, members, strict=True):
             weights, scale = whole((member.state.weights, member.state.scale), mesh)
             if processes.is_first():
-                _finish(run, rows, weights.sae(scale, member.state.config))
+                _finish(run, config, rows, weights.sae(scale, member.state.config))
         processes.barrier("sae finished")
     return [run.path for run in runs]
 
@@ -116,7 +115,7 @@ def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
 
 def _members(
     left: Sequence[tuple[SAETrainConfig, artifacts.Run]],
-    rows: StoredRows,
+    rows: BatchSource,
     mesh: Mesh | None,
     stack: contextlib.ExitStack,
 ) -> list[Member]:
@@ -143,12 +142,17 @@ def _unlogged(**_: Any) -> None:
     """Log nothing: of several processes the first alone writes."""
 
 
-def _finish(run: artifacts.Run, rows: StoredRows, sae: SAE) -> None:
+def _finish(run: artifacts.Run, config: SAETrainConfig, rows: BatchSource, sae: SAE) -> None:
     facts = save(sae, run.path)
-    artifacts.write_json(run.path / "health.json", health_table(sae, measure(sae, _shown(rows))))
+    measured = measure(sae, _shown(rows, config))
+    artifacts.write_json(run.path / "health.json", health_table(sae, measured))
     documents, if_shuffled = rows.mixing()
-    mixing = {"documents_per_batch": round(documents, 2), "documents_per_batch_if_shuffled": round(if_shuffled, 2)}
-    run.finish(**provenance(rows.store, rows.hook), rows=rows.rows, **mixing, **facts)
+    mixing = {
+        "documents_per_batch": round(documents, 2),
+        "documents_per_batch_if_shuffled": None if if_shuffled is None else round(if_shuffled, 2),
+    }
+    told = {"rows": rows.rows, "measured_rows": measured.rows}
+    run.finish(**provenance(rows.facts, rows.hook), **told, **mixing, **facts)
 
 
 def plan(config: SAETrainConfig) -> dict[str, Any]:
@@ -174,10 +178,10 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
         state, space, _ = jax.block_until_ready(train_step(state, space, x, recipe))
         times.append(time.perf_counter() - begun)
     documents, if_shuffled = rows.mixing()
+    trained, of_all = config.steps * config.batch, ", {:.1f} if all rows were shuffled"
     return {
-        "rows per epoch": rows.rows,
-        "epochs": round(config.steps * config.batch / rows.rows, 2),
-        "documents per batch": f"{documents:.1f}, {if_shuffled:.1f} if all rows were shuffled",
+        **({} if rows.rows is None else {"rows per epoch": rows.rows, "epochs": round(trained / rows.rows, 2)}),
+        "documents per batch": f"{documents:.1f}" + ("" if if_shuffled is None else of_all.format(if_shuffled)),
         "bytes of parameters": parameters,
         "bytes of parameters and optimiser": state_bytes,
         "bytes on disk": (config.keep + 1) * state_bytes + parameters,
@@ -189,7 +193,7 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     }
 
 
-def source(config: SAETrainConfig) -> StoredRows:
+def source(config: SAETrainConfig) -> BatchSource:
     """Open what a run trains on.
 
     Args:
@@ -198,14 +202,16 @@ def source(config: SAETrainConfig) -> StoredRows:
     Raises:
         InputError: the store cannot be read, lacks the hook, or has fewer rows left than a batch.
     """
-    return StoredRows.of(
-        Store.open(config.store), config.hook, config.rows,
+    return open_source(
+        config.store, config.hook, config.rows,
         batch=config.batch, seed=config.data_seed, window_rows=config.window_rows,
     )  # fmt: skip
 
 
-def _initial(config: SAETrainConfig, recipe: Recipe, rows: StoredRows) -> TrainState:
-    batches = min(math.ceil(config.initial_rows / config.batch), rows.rows // config.batch)
+def _initial(config: SAETrainConfig, recipe: Recipe, rows: BatchSource) -> TrainState:
+    batches = math.ceil(config.initial_rows / config.batch)
+    if rows.rows is not None:
+        batches = min(batches, rows.rows // config.batch)
     first = itertools.islice(rows.batches(), batches)
     sample = np.concatenate(list(first))[: config.initial_rows]
     shape = SAEConfig(rows.width, config.d_sae, config.k)
@@ -213,15 +219,15 @@ def _initial(config: SAETrainConfig, recipe: Recipe, rows: StoredRows) -> TrainS
     return initial_state(initial_sae(shape, sample, key), recipe, key)
 
 
-def _shapes(config: SAETrainConfig, recipe: Recipe, rows: StoredRows, mesh: Mesh | None) -> TrainState:
+def _shapes(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mesh | None) -> TrainState:
     shape = SAEConfig(rows.width, config.d_sae, config.k)
     state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
     return placed_state(state, mesh)
 
 
-def _shown(rows: StoredRows) -> Iterable[np.ndarray]:
-    """Yield every row once, with a bar."""
-    with progress("measure SAE", math.ceil(rows.store.rows / BLOCK)) as advance:
-        for x in rows.once(BLOCK):
+def _shown(rows: BatchSource, config: SAETrainConfig) -> Iterable[np.ndarray]:
+    """Yield the rows to measure an SAE on, with a bar."""
+    with progress("measure SAE", rows.rows or config.window_rows) as advance:
+        for x in rows.measured(BLOCK, config.steps * config.batch):
             yield x
-            advance()
+            advance(len(x))

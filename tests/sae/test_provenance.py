@@ -12,7 +12,7 @@ from saejax.sae.provenance import provenance, require_store
 def sae_folder(tmp_path) -> Path:
     store = planted.store_of(planted.activations(300, planted.atoms(4, 8), 2), tmp_path / "store", model="first")
     run = artifacts.begin(tmp_path / "sae", "sae", planted.PlantedConfig(1))
-    run.finish(**provenance(store, planted.HOOK))
+    run.finish(**provenance(store.manifest["facts"], planted.HOOK))
     return run.path
 
 
