@@ -52,7 +52,7 @@ class Splice:
     def __call__(self, activation: Activation, positions: Positions) -> Activation:
         """Return the reconstruction at the positions, in the model's units."""
         rows = activation.reshape(-1, activation.shape[-1]).astype(jnp.float32)
-        made = self.sae.decode_sparse(*self.sae.encode_sparse(rows))
+        made = self.sae.decode_sparse(*self.sae.encode_sparse(rows), like=rows)
         return jnp.where(positions[..., None], made.reshape(activation.shape).astype(activation.dtype), activation)
 
 

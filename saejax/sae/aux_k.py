@@ -46,7 +46,7 @@ def add_aux_gradient(
         gradient: gradient of the reconstruction loss; where it is sharded, the part of this device's rows.
         weights: the SAE's.
         dead: which latents are dead.
-        x: activations in scaled units.
+        x: activations in normalised units.
         forward: what the forward pass found; a constant here, as `x` is.
         turn: number of the step; where more latents are dead than fit, they take turns by it.
         aux_k: dead latents used per row, all of them where fewer are dead.

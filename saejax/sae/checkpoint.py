@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, scale, data cursor, PRNG key.
+"""Checkpoints of a training run, by Orbax: parameters, Adam's state, dead counters, normalisation, data cursor, key.
 
 A step's folder appears under its name only when it is whole, so a run killed while saving resumes one checkpoint
 earlier. Writing goes on in the background: Orbax has the state on the host before the next step may overwrite it, and

@@ -11,6 +11,7 @@ from saejax import artifacts
 from saejax.activations.filters import RowFilter
 from saejax.activations.reader import WINDOW_ROWS
 from saejax.errors import InputError
+from saejax.sae.normalisation import Kind
 from saejax.sae.state import Recipe
 from saejax.sae.trackers import Tracker
 from saejax.storage import Place
@@ -60,8 +61,12 @@ class SAETrainConfig:
     impl: Literal["auto", "jax", "gpu", "tpu"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
     """Kernels: jax runs on any device; gpu is for NVIDIA GPUs from Hopper on, and adds in one order there; tpu never
     holds the encoder's product, as it finds the k largest while that is made; auto is gpu where it runs, else jax."""
+    normalise: Kind = "scalar"
+    """What is done to activations before the SAE and undone after it: scalar brings their centred RMS norm to
+    sqrt(d_model), standardise each dimension to SD 1, zca each direction, layer_norm each row; none does nothing."""
     initial_rows: int = 8192
-    """Rows that set the input scale and the geometric median with which b_dec begins."""
+    """Rows that fit the normalisation and set the geometric median with which b_dec begins; zca needs several times as
+    many as the hook has dimensions."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     keep: int = dataclasses.field(default=2, metadata=artifacts.EXECUTION)
@@ -105,8 +110,9 @@ class SAETrainConfig:
             if parts >= 1 and whole % parts:
                 axis = "data" if name == "batch" else "latent"
                 problems.append(f"{name} {whole} is no multiple of {axis} {parts}; change one of them")
-        if self.precision not in get_args(Precision):
-            problems.append(f"precision {self.precision!r} is none of {', '.join(get_args(Precision))}")
+        for name, kinds in (("precision", Precision), ("normalise", Kind)):
+            if getattr(self, name) not in get_args(kinds):
+                problems.append(f"{name} {getattr(self, name)!r} is not one of {', '.join(get_args(kinds))}")
         if 1 <= self.steps < self.warmup_steps + self.decay_steps:
             ramps = f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
             problems.append(f"{ramps} exceed steps {self.steps}; lower them or raise steps")

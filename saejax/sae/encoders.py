@@ -22,7 +22,7 @@ def top_k_codes(
     is listed.
 
     Args:
-        x: scaled activations.
+        x: normalised activations.
         W_enc: encoder, one column per latent.
         b_enc: encoder bias.
         b_dec: decoder bias, taken off the input.

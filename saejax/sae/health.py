@@ -52,6 +52,8 @@ RANGES = {
 def health_table(sae: SAE, measured: Measured) -> list[dict[str, Any]]:
     """Lay out an SAE's health.
 
+    Decoder cosines are those of `W_dec`, in normalised units, where the latents compete.
+
     Args:
         sae: the SAE.
         measured: its behaviour over a pass of rows.
@@ -64,6 +66,7 @@ def health_table(sae: SAE, measured: Measured) -> list[dict[str, Any]]:
     two_latents = sae.config.d_sae >= 2
     cosines = decoder_cosines(sae.W_dec) if two_latents else DecoderCosines(math.nan, math.nan, math.nan)
     window = f"{measured.rows:,} tokens"
+    norm = "are as they are" if sae.normalisation.kind == "none" else "have RMS norm sqrt(d_model)"
     numbers = [
         ("mse", measured.mse, "squared activation units, per row and dimension"),
         ("fvu", measured.fvu, "share of the variance left unexplained"),
@@ -82,7 +85,7 @@ def health_table(sae: SAE, measured: Measured) -> list[dict[str, Any]]:
         (
             "mean_active",
             measured.mean_active,
-            "mean code above zero; activations have RMS norm sqrt(d_model)",
+            f"mean code above zero; activations {norm}",
         ),
     ]
     return [_row(metric, value, unit, sae.config.d_sae) for metric, value, unit in numbers]

@@ -1,4 +1,4 @@
-"""Where an SAE starts: scaled by a sample of its data, centred on its geometric median, `W_enc = W_dec.T`."""
+"""Where an SAE starts: normalised by a sample of its data, centred on its geometric median, `W_enc = W_dec.T`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,44 +7,66 @@ from jax import lax
 from jaxtyping import Float
 
 from saejax.errors import InputError
+from saejax.sae.normalisation import Kind, Normalisation
 from saejax.sae.params import SAE, SAEConfig
 from saejax.types import AnyArray, Array
 
+LEAST_VARIANCE = 1e-12
+"""Of numbers of about 1, above what float32 rounds off."""
 
-def initial_sae(config: SAEConfig, sample: Float[AnyArray, "rows d_model"], key: Array) -> SAE:
+
+def initial_sae(config: SAEConfig, sample: Float[AnyArray, "rows d_model"], key: Array, kind: Kind = "scalar") -> SAE:
     """Make an untrained SAE for the data that a sample stands for.
 
-    `scale` brings the sample's centred RMS norm to sqrt(d_model); in those units its variance, summed over
-    dimensions, is d_model. `b_dec` is its geometric median, decoder rows are random of unit norm.
+    `b_dec` is the geometric median of the normalised sample, decoder rows are random of unit norm.
 
     Args:
         config: shape of the SAE.
         sample: activations in the model's units, a few thousand rows.
         key: PRNG key of the decoder rows.
+        kind: of its normalisation, which is fitted to the sample.
 
     Returns:
         The SAE, float32.
 
     Raises:
-        InputError: the sample does not vary, or is not finite.
+        InputError: the sample does not vary, is not finite, or is too small for the normalisation.
     """
-    exact = np.asarray(sample, np.float64)
-    if not np.isfinite(exact).all():
-        raise InputError("activations hold NaN or infinity; extract them again, in float32 if bfloat16 overflowed")
-    rms = np.sqrt(np.mean(np.sum((exact - exact.mean(axis=0)) ** 2, axis=1)))
-    if rms == 0:
-        raise InputError(f"all {len(exact)} sampled activations are equal; name a hook whose activations vary")
-    scale = np.float32(np.sqrt(config.d_model) / rms)
+    normalisation = Normalisation.fit(kind, sample)
     rows = jax.random.normal(key, (config.d_sae, config.d_model))
     W_dec = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
     return SAE(
         W_enc=jnp.array(W_dec.T),
         b_enc=jnp.zeros(config.d_sae),
         W_dec=W_dec,
-        b_dec=geometric_median(jnp.asarray(sample, jnp.float32) * scale),
-        scale=jnp.asarray(scale),
+        b_dec=geometric_median(normalisation.apply(sample)),
+        normalisation=normalisation,
         config=config,
     )
+
+
+def normalised_variance(
+    normalisation: Normalisation, sample: Float[AnyArray, "rows d_model"]
+) -> Float[Array, ""] | None:
+    """Find what the training loss is to be divided by, so that it is a fraction of the data's variance.
+
+    Args:
+        normalisation: of the SAE.
+        sample: the activations that it was fitted to.
+
+    Returns:
+        Variance of a normalised dimension, in the mean over dimensions; None for scalar, where it is 1 by construction.
+
+    Raises:
+        InputError: what varies in the sample is lost in normalisation.
+    """
+    if normalisation.kind == "scalar":
+        return None
+    z = np.asarray(normalisation.apply(sample), np.float64)
+    variance = np.mean((z - z.mean(axis=0)) ** 2)
+    if normalisation.kind == "layer_norm" and variance < LEAST_VARIANCE:
+        raise InputError(f"all {len(z)} sampled activations are equal after layer_norm; name another normalisation")
+    return jnp.asarray(variance, jnp.float32)
 
 
 @jax.jit

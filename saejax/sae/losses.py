@@ -1,4 +1,4 @@
-"""The reconstruction loss of a TopK SAE and its gradient, in scaled units."""
+"""The reconstruction loss of a TopK SAE and its gradient, in normalised units."""
 
 from typing import NamedTuple
 
@@ -26,14 +26,18 @@ class Forward(NamedTuple):
 
 
 def reconstruction_loss(
-    weights: Weights, x: Float[Array, "rows d_model"], k: int, how: Execution
+    weights: Weights,
+    x: Float[Array, "rows d_model"],
+    k: int,
+    how: Execution,
+    variance: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Forward, Weights]:
     """Compute the squared error of a batch as a fraction of the data's variance, and its gradient.
 
-    loss = mean_r |x_r - x_hat_r|^2 / d_model, in scaled units.
+    loss = mean_r |x_r - x_hat_r|^2 / (d_model variance), in normalised units.
 
-    d_model is the summed variance of the sample that set `scale`, in scaled units; so this is the batch's FVU
-    with one fixed denominator for the whole run, not the variance of whichever batch comes by.
+    d_model variance is the summed variance of the sample that the normalisation was fitted to; so this is the batch's
+    FVU with one fixed denominator for the whole run, not the variance of whichever batch comes by.
 
     The gradient is written out, because it is as sparse as the codes: the automatic one scatters them into `[rows,
     d_sae]` arrays and multiplies those. Memory beyond what is returned: rows x 2 sqrt(d_sae k) numbers, and a few
@@ -41,9 +45,10 @@ def reconstruction_loss(
 
     Args:
         weights: the SAE's.
-        x: activations in scaled units.
+        x: activations in normalised units.
         k: latents kept per row.
         how: how to compute.
+        variance: of a dimension of that sample, in the mean over dimensions; None for 1.
 
     Returns:
         The loss, what the forward pass found, and the gradient; where it is sharded, the part of the gradient that
@@ -63,6 +68,8 @@ def reconstruction_loss(
     decoded = how.over_latents(weighted_rows(values, indices, weights.W_dec, impl=how.impl))
     residual = x - (decoded + weights.b_dec)
     entries = how.all_rows(len(x)) * width
+    if variance is not None:
+        entries = entries * variance
     loss = how.over_rows(jnp.sum(residual**2)) / entries
 
     to_x_hat = -2 / entries * residual

@@ -61,7 +61,7 @@ class Measured:
     l0: float
     """Mean number of codes above zero per row."""
     mean_active: float
-    """Mean of the codes above zero, in scaled units."""
+    """Mean of the codes above zero, in normalised units."""
     firing_rate: Float[np.ndarray, "d_sae"]
     """Share of the rows on which each latent's code is above zero."""
     mean: Float[np.ndarray, "d_model"]
@@ -80,10 +80,11 @@ class Measured:
 
 @jax.jit
 def _explain(sae: SAE, x: Array) -> tuple[Array, Array, Array]:
-    scaled = x * sae.scale
-    values, indices = top_k_codes(scaled, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
-    error = scaled - (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec)
-    return values, indices, jnp.sum(error**2, axis=1)
+    """Return values and latents of codes, and the squared errors of rows, in the model's units times `unit`."""
+    z = sae.normalisation.apply(x)
+    values, indices = top_k_codes(z, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
+    error = z - (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec)
+    return values, indices, jnp.sum(sae.normalisation.differences(error, x) ** 2, axis=1)
 
 
 def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measured:
@@ -113,7 +114,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         fired += np.bincount(indices[values > 0], minlength=sae.config.d_sae)
     if moments.count == 0:
         raise ValueError("there is no row to measure the SAE on")
-    error /= float(sae.scale) ** 2
+    error /= sae.normalisation.unit**2
     return Measured(
         rows=moments.count,
         mse=error / (moments.count * sae.config.d_model),

@@ -1,14 +1,13 @@
 """A sparse autoencoder as a pytree of arrays with a static shape, and its file.
 
-Input scaling is part of the parameters: `encode` takes and `decode` gives activations in the model's own
-units, while the weights live in units in which centred activations have RMS norm sqrt(d_model). The folder of
-a run of kind "sae" holds the arrays as `sae.safetensors`; its manifest holds the shape and the hash of that
-file.
+The normalisation of what it reads is part of the parameters: `encode` takes and `decode` gives activations in the
+model's own units, while the weights live in normalised ones. The folder of a run of kind "sae" holds the arrays as
+`sae.safetensors`; its manifest holds the shape, the kind of normalisation, and the hash of that file.
 """
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,13 @@ from saejax_kernels import sparse_decode
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.sae import normalisation
 from saejax.sae.encoders import dense_codes, top_k_codes
+from saejax.sae.normalisation import Kind, Normalisation
 from saejax.types import AnyArray, Array
 
 WEIGHTS = "sae.safetensors"
-ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec", "scale")
+ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ class SAEConfig:
 class SAE:
     """A TopK sparse autoencoder.
 
-    x_hat = (codes @ W_dec + b_dec) / scale, with codes = relu(top_k((scale * x - b_dec) @ W_enc + b_enc)).
+    z_hat = codes @ W_dec + b_dec, with codes = relu(top_k((z - b_dec) @ W_enc + b_enc)); z is the normalised x, and
+    x_hat what z_hat is in the model's units.
 
     The arrays are annotated `Any` because a pytree's leaves may be anything: gradients, shapes, shardings.
     """
@@ -60,11 +62,12 @@ class SAE:
     b_enc: Any
     """Encoder bias `[d_sae]`."""
     W_dec: Any
-    """Decoder `[d_sae, d_model]`, one row of unit norm per latent: the latent's direction."""
+    """Decoder `[d_sae, d_model]`, one row per latent, in normalised units; of unit norm unless the SAE was folded. The
+    directions in the model's space are `saejax.sae.feature_directions`."""
     b_dec: Any
-    """Decoder bias `[d_model]`, in scaled units."""
-    scale: Any
-    """Factor `[]` from the model's units to scaled ones; fixed at initialisation, never trained."""
+    """Decoder bias `[d_model]`, in normalised units."""
+    normalisation: Normalisation
+    """Of what it reads; fixed at initialisation, never trained."""
     config: SAEConfig = dataclasses.field(metadata={"static": True})
     """Shape."""
 
@@ -75,7 +78,7 @@ class SAE:
             x: activations in the model's units.
 
         Returns:
-            Codes in scaled units, at most k of a row above zero.
+            Codes in normalised units, at most k of a row above zero.
         """
         return _encode(self, jnp.asarray(x, jnp.float32))
 
@@ -86,35 +89,48 @@ class SAE:
             x: activations in the model's units.
 
         Returns:
-            Values in scaled units, largest first, and the latents they belong to; a value of zero is an
+            Values in normalised units, largest first, and the latents they belong to; a value of zero is an
             inactive latent.
         """
         return _encode_sparse(self, jnp.asarray(x, jnp.float32))
 
-    def decode(self, codes: Float[AnyArray, "rows d_sae"]) -> Float[Array, "rows d_model"]:
+    def decode(
+        self, codes: Float[AnyArray, "rows d_sae"], like: Float[AnyArray, "rows d_model"] | None = None
+    ) -> Float[Array, "rows d_model"]:
         """Reconstruct activations from dense codes.
 
         Args:
-            codes: codes in scaled units.
+            codes: codes in normalised units.
+            like: the activations that were encoded; layer_norm needs them, and nothing else does.
 
         Returns:
             Activations in the model's units.
+
+        Raises:
+            InputError: the normalisation is layer_norm, and they are not given.
         """
-        return _decode(self, jnp.asarray(codes, jnp.float32))
+        return _decode(self, jnp.asarray(codes, jnp.float32), like)
 
     def decode_sparse(
-        self, values: Float[AnyArray, "rows k"], indices: Int[AnyArray, "rows k"]
+        self,
+        values: Float[AnyArray, "rows k"],
+        indices: Int[AnyArray, "rows k"],
+        like: Float[AnyArray, "rows d_model"] | None = None,
     ) -> Float[Array, "rows d_model"]:
         """Reconstruct activations from the pair that `encode_sparse` returns.
 
         Args:
-            values: codes of the active latents, in scaled units.
+            values: codes of the active latents, in normalised units.
             indices: the active latents.
+            like: as `decode`.
 
         Returns:
             Activations in the model's units.
+
+        Raises:
+            InputError: as `decode`.
         """
-        return _decode_sparse(self, jnp.asarray(values, jnp.float32), jnp.asarray(indices))
+        return _decode_sparse(self, jnp.asarray(values, jnp.float32), jnp.asarray(indices), like)
 
 
 @jax.jit
@@ -125,24 +141,25 @@ def _encode(sae: SAE, x: Array) -> Array:
 
 @jax.jit
 def _encode_sparse(sae: SAE, x: Array) -> tuple[Array, Array]:
-    return top_k_codes(x * sae.scale, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
+    return top_k_codes(sae.normalisation.apply(x), sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
 
 
 @jax.jit
-def _decode(sae: SAE, codes: Array) -> Array:
-    return (jnp.matmul(codes, sae.W_dec, precision="highest") + sae.b_dec) / sae.scale
+def _decode(sae: SAE, codes: Array, like: AnyArray | None) -> Array:
+    return sae.normalisation.invert(jnp.matmul(codes, sae.W_dec, precision="highest") + sae.b_dec, like)
 
 
 @jax.jit
-def _decode_sparse(sae: SAE, values: Array, indices: Array) -> Array:
-    return (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec) / sae.scale
+def _decode_sparse(sae: SAE, values: Array, indices: Array, like: AnyArray | None) -> Array:
+    return sae.normalisation.invert(sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec, like)
 
 
-def shapes(config: SAEConfig) -> SAE:
+def shapes(config: SAEConfig, kind: Kind = "scalar") -> SAE:
     """Give the tree of an SAE with shapes and dtypes in place of arrays.
 
     Args:
         config: shape of the SAE.
+        kind: of its normalisation.
 
     Returns:
         An SAE whose leaves are `jax.ShapeDtypeStruct`.
@@ -154,8 +171,23 @@ def shapes(config: SAEConfig) -> SAE:
         "W_dec": (d_sae, d_model),
         "b_dec": (d_model,),
         "scale": (),
+        "mean": (d_model,),
+        "sd": (d_model,),
+        "basis": (d_model, d_model),
     }
-    return SAE(**{name: jax.ShapeDtypeStruct(axes[name], jnp.float32) for name in ARRAYS}, config=config)
+    names = (*ARRAYS, *normalisation.ARRAYS[kind])
+    return _assembled({name: jax.ShapeDtypeStruct(axes[name], jnp.float32) for name in names}, config, kind)
+
+
+def _assembled(arrays: dict[str, Any], config: SAEConfig, kind: Kind) -> SAE:
+    own = {name: arrays[name] for name in normalisation.ARRAYS[kind]}
+    return SAE(**{name: arrays[name] for name in ARRAYS}, normalisation=Normalisation(kind, **own), config=config)
+
+
+def _arrays(sae: SAE) -> dict[str, Any]:
+    """Return all arrays of an SAE by the names that its file has for them."""
+    own = {name: getattr(sae.normalisation, name) for name in normalisation.ARRAYS[sae.normalisation.kind]}
+    return {**{name: getattr(sae, name) for name in ARRAYS}, **own}
 
 
 def save(sae: SAE, folder: Path) -> dict[str, Any]:
@@ -166,13 +198,17 @@ def save(sae: SAE, folder: Path) -> dict[str, Any]:
         folder: the run directory.
 
     Returns:
-        Facts for the manifest, without which `load` refuses: the shape and the hash of the file.
+        Facts for the manifest, without which `load` refuses: the shape, the normalisation and the hash of the file.
     """
     from safetensors.numpy import save as to_bytes
 
-    arrays = {name: np.array(getattr(sae, name), order="C") for name in ARRAYS}
+    arrays = {name: np.array(array, order="C") for name, array in _arrays(sae).items()}
     artifacts.write_bytes(folder / WEIGHTS, to_bytes(arrays))
-    return {"sae": dataclasses.asdict(sae.config), "sae_sha256": artifacts.file_sha256(folder / WEIGHTS)}
+    return {
+        "sae": dataclasses.asdict(sae.config),
+        "normalisation": sae.normalisation.kind,
+        "sae_sha256": artifacts.file_sha256(folder / WEIGHTS),
+    }
 
 
 def load(folder: Path | str) -> SAE:
@@ -185,7 +221,8 @@ def load(folder: Path | str) -> SAE:
         The SAE, its arrays in float32 on the default device.
 
     Raises:
-        InputError: the folder is no finished SAE run, or its weights are absent or not those of the run.
+        InputError: the folder is no finished SAE run, or its weights are absent, not those of the run, or not those of
+            the normalisation that its manifest names.
     """
     from safetensors.numpy import load_file
 
@@ -196,5 +233,19 @@ def load(folder: Path | str) -> SAE:
         raise InputError(f"{folder} holds no {WEIGHTS}; train it again into an empty directory")
     if artifacts.file_sha256(file) != facts["sae_sha256"]:
         raise InputError(f"{file} is not the file that its run wrote; train it again into an empty directory")
-    arrays = load_file(file)
-    return SAE(**{name: jnp.asarray(arrays[name]) for name in ARRAYS}, config=SAEConfig(**facts["sae"]))
+    config = SAEConfig(**facts["sae"])
+    kind = facts.get("normalisation", "scalar")  # runs that do not say are from before there was another
+    if kind not in get_args(Kind):
+        raise InputError(f"{folder} has normalisation {kind}, not one of {', '.join(get_args(Kind))}; train it again")
+    arrays, expected = load_file(file), _arrays(shapes(config, kind))
+    held, needed = ({name: array.shape for name, array in each.items()} for each in (arrays, expected))
+    if held != needed:
+        raise InputError(
+            f"{file} holds {_told(held)}, and normalisation {kind} of its manifest needs {_told(needed)}; "
+            "train it again into an empty directory"
+        )
+    return _assembled({name: jnp.asarray(array) for name, array in arrays.items()}, config, kind)
+
+
+def _told(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items()))

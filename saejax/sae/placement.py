@@ -41,11 +41,12 @@ def state_places(state: TrainState) -> TrainState:
     """Say over which mesh axis the first axis of each array of a state is spread: latents, or none."""
     return TrainState(
         weights=WEIGHTS,
-        scale=NOWHERE,
+        normalisation=jax.tree.map(lambda _: NOWHERE, state.normalisation),
         optimiser=state.optimiser._replace(count=NOWHERE, mu=WEIGHTS, nu=WEIGHTS),
         silent=BY_LATENT,
         step=NOWHERE,
         key=NOWHERE,
+        variance=jax.tree.map(lambda _: NOWHERE, state.variance),
         config=state.config,
     )
 

@@ -9,9 +9,10 @@ import optax
 from jaxtyping import Float
 from saejax_kernels import Impl, Precision
 
+from saejax.sae.normalisation import Normalisation
 from saejax.sae.params import SAE, SAEConfig
 from saejax.sae.weights import Weights
-from saejax.types import Array
+from saejax.types import AnyArray, Array
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999)
 
@@ -65,8 +66,8 @@ class TrainState:
 
     weights: Any
     """What is trained."""
-    scale: Any
-    """Factor `[]` from the model's units to scaled ones."""
+    normalisation: Normalisation
+    """Of the SAE."""
     optimiser: Any
     """Adam's moments and count, an `optax.ScaleByAdamState`."""
     silent: Any
@@ -75,22 +76,25 @@ class TrainState:
     """Steps done, int32 `[]`."""
     key: Any
     """Words of the PRNG key that the run started from, uint32; a TopK step draws nothing."""
+    variance: Any
+    """Variance of a normalised dimension of the initial sample, `[]`, that the loss is divided by; None for 1."""
     config: SAEConfig = dataclasses.field(metadata={"static": True})
     """Shape of the SAE."""
 
     @property
     def sae(self) -> SAE:
         """The SAE as it is now."""
-        return self.weights.sae(self.scale, self.config)
+        return self.weights.sae(self.normalisation, self.config)
 
 
-def initial_state(sae: SAE, recipe: Recipe, key: Array) -> TrainState:
+def initial_state(sae: SAE, recipe: Recipe, key: Array, variance: Float[AnyArray, ""] | None = None) -> TrainState:
     """Make the state before the first step.
 
     Args:
         sae: the untrained SAE.
         recipe: recipe of the run.
         key: PRNG key that the SAE was made with.
+        variance: as `saejax.sae.initial.normalised_variance` finds it.
 
     Returns:
         The state.
@@ -98,11 +102,12 @@ def initial_state(sae: SAE, recipe: Recipe, key: Array) -> TrainState:
     weights = jax.tree.map(jnp.array, Weights.of(sae))  # copies: steps donate the state, and the SAE is the caller's
     return TrainState(
         weights=weights,
-        scale=jnp.array(sae.scale),
+        normalisation=jax.tree.map(jnp.array, sae.normalisation),
         optimiser=ADAM.init(weights),
         silent=jnp.zeros(sae.config.d_sae, jnp.int32),
         step=jnp.zeros((), jnp.int32),
         key=jnp.array(jax.random.key_data(key)),
+        variance=variance if variance is None else jnp.array(variance),
         config=sae.config,
     )
 

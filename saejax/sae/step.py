@@ -43,8 +43,9 @@ def train_step(
             there already (`saejax.sae.placement`).
 
     Returns:
-        The state after, the workspace, and metrics of the batch before the step: `fvu` (against the variance of the
-        initial sample), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
+        The state after, the workspace, and metrics of the batch before the step: `fvu` (in normalised units, against
+        the variance of the initial sample; in the model's units it is another, unless the normalisation is none or
+        scalar), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
     """
     del space  # its buffers become those of the one that is returned
     x = jnp.asarray(x)
@@ -64,11 +65,11 @@ def train_step(
 def _step(
     state: TrainState, x: Float[Array, "rows d_model"], recipe: Recipe, how: Execution
 ) -> tuple[TrainState, Workspace, dict[str, Array]]:
-    weights, scaled = state.weights, x * state.scale
-    fvu, forward, gradient = reconstruction_loss(weights, scaled, state.config.k, how)
+    weights, z = state.weights, state.normalisation.apply(x)
+    fvu, forward, gradient = reconstruction_loss(weights, z, state.config.k, how, state.variance)
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
-        gradient, weights, dead, scaled, forward,
+        gradient, weights, dead, z, forward,
         turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient, how=how,
     )  # fmt: skip
     gradient = how.over_rows(gradient)

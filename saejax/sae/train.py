@@ -1,9 +1,9 @@
 """Train SAEs on one hook of an activation store, each into a run directory of kind "sae".
 
-manifest.json     model, hook, store, rows; shape and hash of the weights
+manifest.json     model, hook, store, rows; shape and hash of the weights, kind of normalisation
 sae.safetensors   the SAE
 health.json       its health table: over all rows of a store, or a window of a live source that was not trained on
-metrics.jsonl     a line every 50 steps
+metrics.jsonl     a line every 50 steps; FVU there is of a batch, in normalised units (see `saejax.sae.step`)
 checkpoints/      the last states, and the best, from which a killed run goes on, bit for bit
 """
 
@@ -31,8 +31,9 @@ from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.fit import Member, fit
 from saejax.sae.health import health_table
-from saejax.sae.initial import initial_sae
+from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.metrics import measure
+from saejax.sae.normalisation import require_sample
 from saejax.sae.params import SAE, SAEConfig, save, shapes
 from saejax.sae.placement import placed_state, step_mesh, whole
 from saejax.sae.provenance import provenance
@@ -99,9 +100,9 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
                 preemption=preemption,
             )
         for (config, run), member in zip(left, members, strict=True):
-            weights, scale = whole((member.state.weights, member.state.scale), mesh)
+            weights, normalisation = whole((member.state.weights, member.state.normalisation), mesh)
             if processes.is_first():
-                _finish(run, config, rows, weights.sae(scale, member.state.config))
+                _finish(run, config, rows, weights.sae(normalisation, member.state.config))
         processes.barrier("sae finished")
     return [run.path for run in runs]
 
@@ -171,7 +172,7 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     recipe = config.recipe(rows.width)
     state = _initial(config, recipe, rows)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.scale)))
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.normalisation)))
     times, space = [], workspace(state, config.batch, recipe.impl)
     for x in itertools.islice(rows.batches(), 4):
         begun = time.perf_counter()
@@ -200,28 +201,36 @@ def source(config: SAETrainConfig) -> BatchSource:
         config: the run.
 
     Raises:
-        InputError: the store cannot be read, lacks the hook, or has fewer rows left than a batch.
+        InputError: the store cannot be read, lacks the hook, or has fewer rows left than a batch, or than the
+            normalisation needs.
     """
-    return open_source(
+    rows = open_source(
         config.store, config.hook, config.rows,
         batch=config.batch, seed=config.data_seed, window_rows=config.window_rows,
     )  # fmt: skip
+    require_sample(config.normalise, min(config.initial_rows, _first_batches(config, rows) * config.batch), rows.width)
+    return rows
+
+
+def _first_batches(config: SAETrainConfig, rows: BatchSource) -> int:
+    """Return how many batches the initial sample is taken from."""
+    wanted = math.ceil(config.initial_rows / config.batch)
+    return wanted if rows.rows is None else min(wanted, rows.rows // config.batch)
 
 
 def _initial(config: SAETrainConfig, recipe: Recipe, rows: BatchSource) -> TrainState:
-    batches = math.ceil(config.initial_rows / config.batch)
-    if rows.rows is not None:
-        batches = min(batches, rows.rows // config.batch)
-    first = itertools.islice(rows.batches(), batches)
+    first = itertools.islice(rows.batches(), _first_batches(config, rows))
     sample = np.concatenate(list(first))[: config.initial_rows]
     shape = SAEConfig(rows.width, config.d_sae, config.k)
     key = named_key(config.seed, "sae.init")
-    return initial_state(initial_sae(shape, sample, key), recipe, key)
+    sae = initial_sae(shape, sample, key, config.normalise)
+    return initial_state(sae, recipe, key, normalised_variance(sae.normalisation, sample))
 
 
 def _shapes(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mesh | None) -> TrainState:
-    shape = SAEConfig(rows.width, config.d_sae, config.k)
-    state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key), shapes(shape), jax.random.key(0))
+    like = shapes(SAEConfig(rows.width, config.d_sae, config.k), config.normalise)
+    variance = None if config.normalise == "scalar" else np.ones((), np.float32)
+    state = jax.eval_shape(lambda sae, key: initial_state(sae, recipe, key, variance), like, jax.random.key(0))
     return placed_state(state, mesh)
 
 

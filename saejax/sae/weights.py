@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 
+from saejax.sae.normalisation import Normalisation
 from saejax.sae.params import SAE, SAEConfig
-from saejax.types import Array
 
 
 @jax.tree_util.register_dataclass
@@ -32,11 +32,11 @@ class Weights:
         """Take the trained part of an SAE."""
         return cls(sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec)
 
-    def sae(self, scale: Array, config: SAEConfig) -> SAE:
+    def sae(self, normalisation: Normalisation, config: SAEConfig) -> SAE:
         """Make the SAE of these weights.
 
         Args:
-            scale: its factor from the model's units.
+            normalisation: of what it reads.
             config: its shape.
         """
-        return SAE(self.encoder.T, self.b_enc, self.W_dec, self.b_dec, scale, config)
+        return SAE(self.encoder.T, self.b_enc, self.W_dec, self.b_dec, normalisation, config)

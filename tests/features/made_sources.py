@@ -13,6 +13,7 @@ from saejax.activations.store import KIND, Store
 from saejax.activations.writer import StoreWriter
 from saejax.features.examples import Examples
 from saejax.features.sources import Block
+from saejax.sae.normalisation import Normalisation
 from saejax.sae.params import SAE, SAEConfig, save
 
 HOOK = "resid_post.0"
@@ -96,7 +97,8 @@ def reading_sae(d: int, k: int) -> SAE:
     """Return the SAE whose codes are the k largest coordinates of a row, where positive."""
     eye = jnp.eye(d)
     zeros = jnp.zeros(d)
-    return SAE(W_enc=eye, b_enc=zeros, W_dec=eye, b_dec=zeros, scale=jnp.ones(()), config=SAEConfig(d, d, k))
+    unscaled = Normalisation("scalar", scale=jnp.ones(()))
+    return SAE(W_enc=eye, b_enc=zeros, W_dec=eye, b_dec=zeros, normalisation=unscaled, config=SAEConfig(d, d, k))
 
 
 def read_codes(x: np.ndarray, k: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from saejax.errors import InputError
 from saejax.features import codes, encode
 from saejax.features.encode import EncodeConfig
 from saejax.features.sources import FeatureCodes
+from saejax.sae.normalisation import Normalisation
 from saejax.sae.params import SAE, SAEConfig
 
 ROWS, D, K = 230, 12, 4
@@ -64,7 +65,8 @@ def test_codes_of_a_trained_shape_equal_its_dense_codes(tmp_path: Path, inputs: 
     keys = jax.random.split(jax.random.key(0), 3)
     sae = SAE(
         W_enc=jax.random.normal(keys[0], (D, 40)), b_enc=jax.random.normal(keys[1], (40,)), b_dec=jnp.ones(D),
-        W_dec=jax.random.normal(keys[2], (40, D)), scale=jnp.asarray(0.5), config=SAEConfig(D, 40, 6),
+        W_dec=jax.random.normal(keys[2], (40, D)), normalisation=Normalisation("scalar", scale=jnp.asarray(0.5)),
+        config=SAEConfig(D, 40, 6),
     )  # fmt: skip
     made_sae(tmp_path / "wide", sae)
     out = encode.encode(EncodeConfig(inputs["store"], tmp_path / "wide", tmp_path / "out", block=64))

@@ -10,6 +10,7 @@ from made_models import edited_by_torch
 
 from saejax.models import LanguageModel
 from saejax.sae import SAE, SAEConfig
+from saejax.sae.normalisation import Normalisation
 from saejax.text.packing import PackedBatch
 
 SPECIAL = (0, 1)
@@ -37,31 +38,35 @@ def documents(vocab: int, lengths: tuple[int, ...], seed: int = 0) -> list[list[
     return drawn
 
 
+def scaled_by(factor: float) -> Normalisation:
+    return Normalisation("scalar", scale=jnp.float32(factor))
+
+
 def random_sae(width: int, d_sae: int = 40, k: int = 6, seed: int = 0) -> SAE:
     rng = np.random.default_rng(seed)
     arrays = {"W_enc": (width, d_sae), "b_enc": (d_sae,), "W_dec": (d_sae, width), "b_dec": (width,)}
     drawn = {name: jnp.asarray(rng.normal(size=shape) / 4, jnp.float32) for name, shape in arrays.items()}
-    return SAE(**drawn, scale=jnp.float32(0.7), config=SAEConfig(width, d_sae, k))
+    return SAE(**drawn, normalisation=scaled_by(0.7), config=SAEConfig(width, d_sae, k))
 
 
 def identity_sae(width: int) -> SAE:
     """An SAE that keeps everything: a latent for each direction and each sign."""
     both = jnp.concatenate([jnp.eye(width), -jnp.eye(width)])
     zero = jnp.zeros(2 * width), jnp.zeros(width)
-    return SAE(both.T, zero[0], both, zero[1], jnp.float32(1), SAEConfig(width, 2 * width, 2 * width))
+    return SAE(both.T, zero[0], both, zero[1], scaled_by(1), SAEConfig(width, 2 * width, 2 * width))
 
 
 def constant_sae(value: np.ndarray) -> SAE:
     """An SAE of the same shape that gives one vector whatever it reads."""
     zero = {name: jnp.zeros_like(getattr(identity_sae(len(value)), name)) for name in ("W_enc", "b_enc", "W_dec")}
     b_dec = jnp.asarray(2 * value, jnp.float32)
-    return SAE(**zero, b_dec=b_dec, scale=jnp.float32(2), config=identity_sae(len(value)).config)
+    return SAE(**zero, b_dec=b_dec, normalisation=scaled_by(2), config=identity_sae(len(value)).config)
 
 
 def reconstruction(sae: SAE, x: np.ndarray) -> np.ndarray:
     """Return what an SAE makes of rows, in float64: scale, encode, keep the k largest, relu, decode, scale back."""
-    names = ("W_enc", "b_enc", "W_dec", "b_dec", "scale")
-    w_enc, b_enc, w_dec, b_dec, scale = (np.asarray(getattr(sae, name), np.float64) for name in names)
+    held = (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.normalisation.scale)
+    w_enc, b_enc, w_dec, b_dec, scale = (np.asarray(array, np.float64) for array in held)
     codes = (x * scale - b_dec) @ w_enc + b_enc
     least = np.sort(codes, axis=1)[:, -sae.config.k][:, None]
     return (np.where(codes >= least, np.maximum(codes, 0), 0) @ w_dec + b_dec) / scale

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import saejax.models
 from saejax.errors import InputError
 from saejax.interventions.splicing import Loss, Splice, edited_tokens, predictions, splice, table_rows
 from saejax.sae import SAE
+from saejax.sae.normalisation import Kind, Normalisation
 
 TEXTS = documents(VOCAB, (9, 2, 14, 5, 7, 11, 3, 1))
 LENGTH = 26
@@ -95,7 +96,7 @@ def test_the_predictions_that_count_are_those_between_plain_tokens_of_one_segmen
 
 def test_weights_are_not_compiled_in(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     traced, decode = [], SAE.decode_sparse
-    monkeypatch.setattr(SAE, "decode_sparse", lambda *given: traced.append(given) or decode(*given))
+    monkeypatch.setattr(SAE, "decode_sparse", lambda *given, like: traced.append(given) or decode(*given, like=like))
     for seed in (0, 1):
         splice(pair.ours, HOOK, random_sae(48, d_sae=41, seed=seed), PACKED)
     assert len(traced) == 1
@@ -107,6 +108,13 @@ def test_a_reconstruction_in_bfloat16_is_cast_and_nothing_else() -> None:
     exact = sae.decode(sae.encode(x.reshape(-1, 8).astype(jnp.float32))).reshape(x.shape)
     assert made.dtype == jnp.bfloat16
     np.testing.assert_allclose(made.astype(jnp.float32), exact, rtol=2**-8)
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_an_sae_that_keeps_everything_changes_nothing_whatever_its_normalisation(kind: Kind) -> None:
+    x = 3 + jax.random.normal(jax.random.key(0), (4, 20, 8)) * jnp.arange(1, 9)
+    sae = dataclasses.replace(identity_sae(8), normalisation=Normalisation.fit(kind, x.reshape(-1, 8)))
+    np.testing.assert_allclose(Splice(sae)(x, jnp.ones((4, 20), bool)), x, atol=2e-5)
 
 
 def test_a_ratio_without_a_denominator_is_none_in_the_table(pair: Pair) -> None:

@@ -12,12 +12,15 @@ from jax.sharding import Mesh, PartitionSpec
 from saejax_kernels import largest_of_rows
 
 from saejax.sae.execution import DATA, LATENT, Execution
-from saejax.sae.initial import initial_sae
+from saejax.sae.initial import initial_sae, normalised_variance
+from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAEConfig
 from saejax.sae.placement import placed_state, placed_workspace, step_mesh
 from saejax.sae.state import Recipe, TrainState, initial_state
 from saejax.sae.step import train_step
 
+KINDS: tuple[Kind, ...] = ("layer_norm", "zca")
+"""A normalisation without an array, and the one with the most."""
 SHAPE, ROWS, STEPS, NEVER = SAEConfig(d_model=16, d_sae=320, k=6), 64, 12, 90
 RECIPE = Recipe(
     steps=100, learning_rate=3e-3, warmup_steps=3, decay_steps=20, aux_k=8, aux_capacity=48, aux_coefficient=1 / 4,
@@ -25,17 +28,18 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def started(batches: np.ndarray) -> TrainState:
+def started(batches: np.ndarray, kind: Kind) -> TrainState:
     """Return a state of which some latents never fire, scattered over all devices, more than AuxK takes at once."""
-    key = jax.random.key(0)
-    sae = initial_sae(SHAPE, batches.reshape(-1, SHAPE.d_model), key)
+    key, sample = jax.random.key(0), batches.reshape(-1, SHAPE.d_model)
+    sae = initial_sae(SHAPE, sample, key, kind)
     silenced = np.random.default_rng(0).permutation(SHAPE.d_sae)[:NEVER]
-    return initial_state(dataclasses.replace(sae, b_enc=sae.b_enc.at[silenced].set(-1e3)), RECIPE, key)
+    sae = dataclasses.replace(sae, b_enc=sae.b_enc.at[silenced].set(-1e3))
+    return initial_state(sae, RECIPE, key, normalised_variance(sae.normalisation, sample))
 
 
-def trained(batches: np.ndarray, mesh: Mesh | None) -> tuple[TrainState, list[dict[str, float]]]:
+def trained(batches: np.ndarray, mesh: Mesh | None, kind: Kind = "scalar") -> tuple[TrainState, list[dict[str, float]]]:
     """Return the state after a step on each batch, and the metrics of all."""
-    state = placed_state(started(batches), mesh)
+    state = placed_state(started(batches, kind), mesh)
     space, metrics = placed_workspace(state, ROWS, "jax", mesh), []
     for x in batches:
         state, space, found = train_step(state, space, x, RECIPE, mesh)
@@ -45,6 +49,15 @@ def trained(batches: np.ndarray, mesh: Mesh | None) -> tuple[TrainState, list[di
         assert state.weights.encoder.addressable_shards[0].data.shape == (SHAPE.d_sae // latent, SHAPE.d_model)
         assert space.product.addressable_shards[0].data.shape == (ROWS // data, SHAPE.d_sae // latent)
     return state, metrics
+
+
+def apart(ours: TrainState, theirs: TrainState) -> float:
+    """Return by what share of its largest entry any array is off."""
+    worst = 0.0
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        worst = max(worst, float(np.abs(one - other).max() / max(np.abs(other).max(), 1e-30)))
+    return worst
 
 
 def ties_agree(mesh: Mesh) -> bool:
@@ -79,16 +92,16 @@ def main() -> None:
         mesh = step_mesh(data, latent)
         assert mesh is not None
         spread, found = trained(batches, mesh)
-        worst = 0.0
-        for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
-            ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-            worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30)))
         of_metrics = max(
             abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-30)
             for ours, theirs in zip(found, metrics, strict=True)
             for name in theirs
         )
-        report[f"{data}x{latent}"] = {"worst": worst, "metrics": of_metrics, "ties": ties_agree(mesh)}
+        report[f"{data}x{latent}"] = {"worst": apart(spread, alone), "metrics": of_metrics, "ties": ties_agree(mesh)}
+    mesh = step_mesh(2, 4)
+    for kind in KINDS:
+        ends = [trained(batches[:4], where, kind)[0] for where in (mesh, None)]
+        report[kind] = apart(*ends)
     report["dead"] = [step["dead"] for step in metrics]
     report["aux"] = [step["aux"] for step in metrics]
     print(json.dumps(report))

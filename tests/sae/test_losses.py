@@ -1,12 +1,15 @@
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from saejax.sae.execution import Execution
-from saejax.sae.initial import initial_sae
+from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.losses import reconstruction_loss
+from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAE, SAEConfig
 from saejax.sae.weights import Weights
 
@@ -29,12 +32,13 @@ def loss_of(sae: SAE, x: np.ndarray) -> jax.Array:
 
 def test_the_loss_is_the_squared_error_over_the_width():
     sae, x = away_from_start()
-    x_hat = sae.decode(sae.encode(x / sae.scale)) * sae.scale
+    x_hat = sae.decode(sae.encode(x / sae.normalisation.scale)) * sae.normalisation.scale
     expected = np.mean(np.sum(np.asarray(x - x_hat, np.float64) ** 2, axis=1)) / 8
     np.testing.assert_allclose(loss_of(sae, x), expected, rtol=1e-5)
 
 
-def test_the_gradient_is_that_of_the_dense_loss():
+@pytest.mark.parametrize("variance", [None, 2.5])
+def test_the_gradient_is_that_of_the_dense_loss(variance):
     sae, x = away_from_start()
     weights = Weights.of(sae)
 
@@ -42,17 +46,22 @@ def test_the_gradient_is_that_of_the_dense_loss():
         z = (x - weights.b_dec) @ weights.encoder.T + weights.b_enc
         values, indices = jax.lax.top_k(z, SHAPE.k)
         codes = jnp.zeros_like(z).at[jnp.arange(len(x))[:, None], indices].set(jax.nn.relu(values))
-        return jnp.mean(jnp.sum((x - codes @ weights.W_dec - weights.b_dec) ** 2, axis=1)) / 8
+        return jnp.mean(jnp.sum((x - codes @ weights.W_dec - weights.b_dec) ** 2, axis=1)) / 8 / (variance or 1)
 
-    _, forward, found = reconstruction_loss(weights, jnp.asarray(x), SHAPE.k, HOW)
+    given = None if variance is None else jnp.asarray(variance)
+    _, forward, found = reconstruction_loss(weights, jnp.asarray(x), SHAPE.k, HOW, given)
     assert (forward.values == 0).any(), "relu never cut: nothing is proved about it"
     for name, expected in vars(jax.grad(dense)(weights)).items():
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_loss_of_the_mean_is_one_on_the_sample_that_set_the_scale():
-    sample = 7 + np.random.default_rng(3).normal(size=(300, 8)).astype(np.float32)
-    start = initial_sae(SHAPE, sample, jax.random.key(0))
-    silent = dataclasses.replace(start, b_enc=jnp.full(24, -1e6), b_dec=jnp.asarray(sample.mean(axis=0)) * start.scale)
-    np.testing.assert_allclose(loss_of(silent, sample * np.float32(start.scale)), 1, rtol=1e-5)
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_the_loss_of_the_mean_is_one_on_the_sample_that_fitted_the_normalisation(kind):
+    sample = 7 + np.random.default_rng(3).normal(size=(300, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
+    start = initial_sae(SHAPE, sample, jax.random.key(0), kind)
+    z = start.normalisation.apply(sample)
+    silent = dataclasses.replace(start, b_enc=jnp.full(24, -1e6), b_dec=jnp.mean(z, axis=0))
+    variance = normalised_variance(start.normalisation, sample)
+    np.testing.assert_allclose(reconstruction_loss(Weights.of(silent), z, SHAPE.k, HOW, variance)[0], 1, rtol=1e-5)
+    assert (variance is None) == (kind == "scalar")

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 
 from saejax.sae.initial import initial_sae
 from saejax.sae.metrics import decoder_cosines, gini, measure
+from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAE, SAEConfig
 
 SHAPE = SAEConfig(d_model=8, d_sae=24, k=4)
@@ -20,7 +22,7 @@ def x() -> np.ndarray:
 
 def silent(sae: SAE, reconstruction: np.ndarray) -> SAE:
     """Return an SAE that gives one constant for every activation."""
-    constant = jnp.asarray(np.asarray(reconstruction * np.float64(sae.scale), np.float32))
+    constant = jnp.asarray(np.asarray(reconstruction * np.float64(sae.normalisation.scale), np.float32))
     return dataclasses.replace(sae, b_enc=jnp.full(24, -1e9), b_dec=constant)
 
 
@@ -49,10 +51,21 @@ def test_fvu_is_right_far_from_the_origin(x):
     found = measure(sae, np.array_split(far, 5))
     exact = far.astype(np.float64)
     codes, rows, bias = (np.asarray(array, np.float64) for array in (sae.encode(far), sae.W_dec, sae.b_dec))
-    error = exact - (codes @ rows + bias) / float(sae.scale)
+    error = exact - (codes @ rows + bias) / float(sae.normalisation.scale)
     expected = np.sum(error**2) / np.sum((exact - exact.mean(axis=0)) ** 2)
     np.testing.assert_allclose(found.fvu, expected, rtol=1e-3)
     assert 0.1 < found.fvu < 1
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_fvu_is_that_of_the_reconstruction_in_the_units_of_the_model(x, kind):
+    sae = initial_sae(SHAPE, x, jax.random.key(0), kind)
+    found = measure(sae, [x[:300], x[300:]])
+    error = np.float64(x) - np.asarray(sae.decode(sae.encode(x), like=x), np.float64)
+    expected = np.sum(error**2) / np.sum((np.float64(x) - np.float64(x).mean(axis=0)) ** 2)
+    np.testing.assert_allclose(found.fvu, expected, rtol=1e-4)
+    np.testing.assert_allclose(found.mse, np.mean(error**2), rtol=1e-4)
+    assert 0.1 < found.fvu < 1.5
 
 
 def test_a_pass_does_not_depend_on_how_it_is_cut(x):

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -112,10 +113,32 @@ def test_a_killed_run_goes_on_to_the_same_result_to_the_bit(finished, store, tmp
     assert artifacts.run_fingerprint(config.out) == artifacts.run_fingerprint(finished)
 
 
+@pytest.mark.parametrize("kind", ["none", "layer_norm", "standardise", "zca"])
+def test_a_killed_run_of_any_normalisation_goes_on_to_the_same_result_to_the_bit(store, tmp_path, monkeypatch, kind):
+    short = {"normalise": kind, "steps": 40, "checkpoint_every": 15}
+    straight = train(config_of(store, tmp_path / "straight", **short))
+    config, reader = config_of(store, tmp_path / "killed", **short), StoredRows.batches
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredRows, "batches", lambda self, *start: itertools.islice(reader(self, *start), 35))
+        with pytest.raises(ValueError, match="ended after step 35 of 40"):
+            train(config)
+    assert train(config) == config.out
+    for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+        assert (config.out / file).read_bytes() == (straight / file).read_bytes(), file
+    facts = artifacts.read_finished(straight, "sae")["facts"]
+    assert facts["normalisation"] == sae.load(straight).normalisation.kind == kind
+    health = {row["metric"]: row for row in json.loads((straight / "health.json").read_text())}
+    x, loaded = store.gather(planted.HOOK, store.kept_rows()), sae.load(straight)
+    error = np.float64(x) - np.asarray(loaded.decode(loaded.encode(x), like=x), np.float64)
+    expected = np.sum(error**2) / np.sum((np.float64(x) - np.float64(x).mean(axis=0)) ** 2)
+    assert health["fvu"]["value"] == pytest.approx(expected, rel=1e-4)
+    assert expected < 0.9
+
+
 def test_special_tokens_take_no_part(finished, store):
     """They lie at 1000 in every dimension: one of them in the sample would have blown up the scale."""
     loaded = sae.load(finished)
-    x = store.gather(planted.HOOK, store.kept_rows()).astype(np.float64) * float(loaded.scale)
+    x = store.gather(planted.HOOK, store.kept_rows()).astype(np.float64) * float(loaded.normalisation.scale)
     rms = np.sqrt(np.mean(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))
     assert rms == pytest.approx(np.sqrt(16), rel=0.05)
 
@@ -295,6 +318,10 @@ def test_what_the_store_cannot_give_is_refused_before_anything_is_written(store,
         (
             config_of(store, out, batch=ROWS),
             "batch 3000 is larger than the store's 2812 rows; lower it or extract more",
+        ),
+        (
+            config_of(store, out, normalise="zca", initial_rows=16),
+            "zca needs more sampled rows than the 16 dimensions, and has 16; raise initial_rows",
         ),
         (dataclasses.replace(config_of(store, out), store=tmp_path), r"holds no manifest\.json"),
     ):

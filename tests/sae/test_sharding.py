@@ -26,6 +26,11 @@ def test_a_spread_step_is_the_step_on_one_device(report: dict[str, Any], mesh: s
     assert report[mesh]["metrics"] < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["layer_norm", "zca"])
+def test_a_spread_step_normalises_as_one_on_one_device(report: dict[str, Any], kind: str) -> None:
+    assert report[kind] < 2e-5
+
+
 @pytest.mark.parametrize("mesh", ["1x8", "2x4", "8x1"])
 def test_ties_of_the_distributed_top_k_go_to_the_lowest_latents(report: dict[str, Any], mesh: str) -> None:
     assert report[mesh]["ties"]

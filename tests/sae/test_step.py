@@ -14,7 +14,7 @@ from jax import lax
 from saejax_kernels.encode_top_k_tpu import encode_top_k_tpu
 
 from saejax.sae import losses, step
-from saejax.sae.initial import initial_sae
+from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.state import ADAM, Recipe, TrainState, initial_state, workspace
 from saejax.sae.step import row_products, train_step, updated
@@ -64,7 +64,7 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
     sae, x = jax.tree.map(jnp.array, state.sae), batches[0]
 
     def plain(weights):
-        scaled = x * sae.scale
+        scaled = x * sae.normalisation.scale
         z = (scaled - weights["b_dec"]) @ weights["W_enc"] + weights["b_enc"]
         values, indices = lax.top_k(z, SHAPE.k)
         codes = jnp.zeros_like(z).at[jnp.arange(100)[:, None], indices].set(jax.nn.relu(values))
@@ -90,10 +90,10 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
 
 def test_rows_stay_at_unit_norm_and_the_scale_never_moves(batches):
     state = started(batches)
-    scale = np.asarray(state.sae.scale).copy()
+    scale = np.asarray(state.sae.normalisation.scale).copy()
     state, _ = steps(state, batches)
     np.testing.assert_allclose(np.linalg.norm(state.sae.W_dec, axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(state.sae.scale, scale)
+    np.testing.assert_array_equal(state.sae.normalisation.scale, scale)
 
 
 def test_the_key_stays_with_the_caller(batches):
@@ -218,6 +218,19 @@ def test_the_step_of_a_tpu_is_that_of_any_device(batches, monkeypatch):
     assert ends["jax"][2]["aux"] > 0
     for ours, theirs in zip(jax.tree.leaves(ends["tpu"][0]), jax.tree.leaves(ends["jax"][0]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_on_standardised_activations_is_a_step_on_what_they_were_stretched_from(batches):
+    """To the bit, as the factors are powers of two."""
+    stretch = 2.0 ** np.random.default_rng(5).integers(-6, 7, 16).astype(np.float32)
+    ends = []
+    for factors in (np.ones(16, np.float32), stretch):
+        x, key = [batch * factors for batch in batches], jax.random.key(0)
+        sae = initial_sae(SHAPE, np.concatenate(x), key, "standardise")
+        variance = normalised_variance(sae.normalisation, np.concatenate(x))
+        ends.append(steps(initial_state(sae, RECIPE, key, variance), x)[0].weights)
+    for ours, theirs in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_planted_atoms_are_recovered():

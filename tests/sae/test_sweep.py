@@ -49,6 +49,19 @@ def test_each_is_the_one_trained_alone_to_the_bit(swept: tuple[SweepConfig, list
     assert not any(np.array_equal(weights[0], other) for other in weights[1:])
 
 
+def test_they_share_a_normalisation_and_its_sample(base: SAETrainConfig, tmp_path: Path) -> None:
+    whitened = dataclasses.replace(base, normalise="zca", steps=40, out=tmp_path / "sweep")
+    config = SweepConfig(whitened, seeds=SEEDS)
+    sweep(config)
+    for name, member in config.members().items():
+        alone = train(dataclasses.replace(member, out=tmp_path / name))
+        for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+            assert (member.out / file).read_bytes() == (alone / file).read_bytes(), (name, file)
+    ours, theirs = (sae.load(member.out) for member in config.members().values())
+    np.testing.assert_array_equal(ours.normalisation.basis, theirs.normalisation.basis)
+    assert not np.array_equal(ours.W_dec, theirs.W_dec)
+
+
 def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepConfig, list[str]]) -> None:
     config, printed = swept
     with (config.train.out / "sweep.csv").open() as file:

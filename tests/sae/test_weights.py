@@ -13,6 +13,6 @@ def test_weights_hold_a_row_per_latent_and_make_their_sae_again():
     for name in ("encoder", "b_enc", "W_dec"):
         assert len(getattr(weights, name)) == config.d_sae
     np.testing.assert_array_equal(weights.encoder[3], sae.W_enc[:, 3])
-    again = weights.sae(sae.scale, config)
+    again = weights.sae(sae.normalisation, config)
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(sae), strict=True):
         np.testing.assert_array_equal(ours, theirs)
