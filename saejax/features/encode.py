@@ -1,9 +1,9 @@
 """Turn an activation store into the sparse codes of an SAE, with statistics and top examples, in one pass.
 
 A run of kind "features" holds `codes/` (see `saejax.features.codes`), `features.npz` (one row per feature)
-and `decoder.npy` (what each feature writes). It needs neither the SAE nor the language model any more. The
-pass is short beside the extraction before it, so an interrupted one starts again instead of keeping partial
-sums.
+and `decoder.npy` (the direction that each feature writes in the model's space). It needs neither the SAE nor the
+language model any more. The pass is short beside the extraction before it, so an interrupted one starts again
+instead of keeping partial sums.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from saejax.features.codes import NO_CODE, SHARD_ROWS, CodesWriter
 from saejax.features.examples import TopExamples
 from saejax.features.sources import KIND
 from saejax.progress import progress
+from saejax.sae.fold import feature_directions
 from saejax.sae.params import SAE, load
 from saejax.sae.provenance import require_store
 from saejax.storage import Place, reference
@@ -125,7 +126,7 @@ def encode(config: EncodeConfig) -> Path:
     statistics = _encode_rows(store, hook, sae, run.path / "codes", config)
     arrays = statistics.arrays()
     artifacts.write_npz(run.path / "features.npz", arrays)
-    artifacts.write_npy(run.path / "decoder.npy", np.asarray(sae.W_dec, np.float32))
+    artifacts.write_npy(run.path / "decoder.npy", np.asarray(feature_directions(sae), np.float32))
     run.finish(
         store=reference(config.store, run.path), sae=reference(config.sae, run.path), hook=hook,
         ledger_sha256=store.manifest["facts"]["ledger_sha256"], rows=store.rows, kept_rows=statistics.rows,

@@ -11,7 +11,8 @@ from saejax.errors import InputError
 from saejax.features import codes, encode
 from saejax.features.encode import EncodeConfig
 from saejax.features.sources import FeatureCodes
-from saejax.sae.normalisation import Normalisation
+from saejax.sae.initial import initial_sae
+from saejax.sae.normalisation import Kind, Normalisation
 from saejax.sae.params import SAE, SAEConfig
 
 ROWS, D, K = 230, 12, 4
@@ -73,6 +74,21 @@ def test_codes_of_a_trained_shape_equal_its_dense_codes(tmp_path: Path, inputs: 
     features = FeatureCodes.open(out)
     np.testing.assert_allclose(dense(features), sae.encode(x[~some_special(ROWS)]), rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(features.decoder_rows(), sae.W_dec)
+
+
+@pytest.mark.parametrize("kind", ["standardise", "zca"])
+def test_rows_for_pairing_are_directions_in_the_space_of_the_model(
+    kind: Kind, tmp_path: Path, inputs: dict, x: np.ndarray
+) -> None:
+    """They are where each latent moves the reconstruction, of unit norm: not the rows of the SAE's own space."""
+    mixed = (x * np.geomspace(0.1, 10, D, dtype=np.float32)) @ np.linalg.qr(x[:D])[0]
+    sae = initial_sae(SAEConfig(D, 40, 6), mixed, jax.random.key(0), kind)
+    made_sae(tmp_path / "made", sae)
+    features = FeatureCodes.open(encode.encode(EncodeConfig(inputs["store"], tmp_path / "made", tmp_path / "out")))
+    moved = np.asarray(sae.decode(100 * jnp.eye(40)) - sae.decode(jnp.zeros((40, 40))))
+    unit = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(features.decoder_rows(), unit, atol=1e-5)
+    assert np.abs(unit - sae.W_dec).max() > 0.1
 
 
 def test_a_plan_tells_rows_and_bytes_and_writes_nothing(tmp_path: Path, inputs: dict) -> None:

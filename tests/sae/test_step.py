@@ -14,6 +14,7 @@ from jax import lax
 from saejax_kernels.encode_top_k_tpu import encode_top_k_tpu
 
 from saejax.sae import losses, step
+from saejax.sae.fold import feature_directions
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.state import ADAM, Recipe, TrainState, initial_state, workspace
@@ -218,6 +219,24 @@ def test_the_step_of_a_tpu_is_that_of_any_device(batches, monkeypatch):
     assert ends["jax"][2]["aux"] > 0
     for ours, theirs in zip(jax.tree.leaves(ends["tpu"][0]), jax.tree.leaves(ends["jax"][0]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "recovered"), [("standardise", True), ("zca", True), ("scalar", False)])
+def test_atoms_in_dimensions_of_very_unequal_scale_are_recovered_where_those_are_made_equal(kind, recovered):
+    """Compared after the same stretching is taken off; by a scalar the largest dimensions alone are explained."""
+    dictionary, stretch = planted.atoms(16, 32), 2.0 ** np.random.default_rng(5).integers(-6, 7, 16)
+    x = (planted.activations(400 * 256, dictionary, active=2) * stretch).astype(np.float32)
+    recipe = dataclasses.replace(
+        RECIPE, steps=400, learning_rate=1e-2, warmup_steps=20, decay_steps=80, aux_capacity=32, dead_window=20_000
+    )
+    key = jax.random.key(0)
+    sae = initial_sae(SAEConfig(16, 32, 2), x[:4096], key, kind)
+    state = initial_state(sae, recipe, key, normalised_variance(sae.normalisation, x[:4096]))
+    state, _ = steps(state, list(x.reshape(400, 256, 16)), recipe)
+    found = np.asarray(feature_directions(state.sae)) / stretch
+    similarity = np.abs(dictionary @ (found / np.linalg.norm(found, axis=1, keepdims=True)).T).max(axis=1)
+    assert (similarity.mean() > 0.9) == recovered
+    assert (similarity.mean() < 0.6) == (not recovered)
 
 
 def test_a_step_on_standardised_activations_is_a_step_on_what_they_were_stretched_from(batches):
