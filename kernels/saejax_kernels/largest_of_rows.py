@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 
 def largest_of_rows(
-    matrix: Float[jax.Array, "rows columns"], bias: Float[jax.Array, "columns"], k: int
+    matrix: Float[jax.Array, "rows columns"], bias: Float[jax.Array, "columns"], k: int, recall: float | None = None
 ) -> tuple[Float[jax.Array, "rows k"], Int[jax.Array, "rows k"]]:
     """Find the k largest of each row of matrix + bias, largest first; of equal ones those of the lowest columns.
 
@@ -25,11 +25,16 @@ def largest_of_rows(
         matrix: finite entries, or minus infinity.
         bias: added to every row.
         k: entries to find per row, at most as many as there are columns.
+        recall: share of them that is to be found where a device is faster if it may miss some, as TPUs are
+            (`jax.lax.approx_max_k`; Chern et al. 2022); all when None.
 
     Returns:
         The entries and their columns.
     """
     rows, columns = matrix.shape
+    if recall is not None:
+        values, columns = lax.approx_max_k(matrix + bias, k, recall_target=recall)
+        return values, columns
     # Groups and candidates are then as many: the two small top_k cost the same.
     size = 1 << round(math.log2(max(math.sqrt(columns / k), 1)))
     groups = columns // size

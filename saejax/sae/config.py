@@ -64,6 +64,9 @@ class SAETrainConfig:
     normalise: Kind = "scalar"
     """What is done to activations before the SAE and undone after it: scalar brings their centred RMS norm to
     sqrt(d_model), standardise each dimension to SD 1, zca each direction, layer_norm each row; none does nothing."""
+    recall: float | None = None
+    """Share of a row's k largest latents that a step is to find, for TPUs, which are faster where they may miss some;
+    the share that was found is logged. All by default, and on devices that gain nothing."""
     initial_rows: int = 8192
     """Rows that fit the normalisation and set the geometric median with which b_dec begins; zca needs several times as
     many as the hook has dimensions."""
@@ -110,6 +113,10 @@ class SAETrainConfig:
             if parts >= 1 and whole % parts:
                 axis = "data" if name == "batch" else "latent"
                 problems.append(f"{name} {whole} is no multiple of {axis} {parts}; change one of them")
+        if self.recall is not None and not 0 < self.recall < 1:
+            problems.append(f"recall {self.recall}; give a share between 0 and 1, or leave it out to find all")
+        if self.recall is not None and self.impl == "tpu":
+            problems.append("recall is not for impl tpu, whose kernel finds all; leave one of them out")
         for name, kinds in (("precision", Precision), ("normalise", Kind)):
             if getattr(self, name) not in get_args(kinds):
                 problems.append(f"{name} {getattr(self, name)!r} is not one of {', '.join(get_args(kinds))}")
@@ -151,4 +158,5 @@ class SAETrainConfig:
             dead_window=self.dead_window,
             precision=self.precision,
             impl=self.kernels,
+            recall=self.recall,
         )

@@ -22,6 +22,8 @@ class Execution:
     """Inputs of matrix products."""
     impl: Impl
     """What sums over codes."""
+    recall: float | None = None
+    """Share of a row's largest latents that is to be found; all when None."""
     sharded: bool = False
     """Whether the axes `DATA` and `LATENT` of a mesh are there to sum over."""
 

@@ -18,7 +18,7 @@ from saejax.progress import progress
 from saejax.sae.checkpoint import Checkpoints
 from saejax.sae.placement import placed_rows, placed_workspace
 from saejax.sae.state import Recipe, TrainState
-from saejax.sae.step import train_step
+from saejax.sae.step import found_share, train_step
 from saejax.types import Array
 
 LOG_EVERY = 50
@@ -107,6 +107,9 @@ def fit(
                 jax.block_until_ready(found)
             last, ending = step == steps, preemption is not None and preemption.at(step)
             if step % LOG_EVERY == 0 or last:
+                for member, metrics in zip(members, found, strict=True):
+                    if member.recipe.recall is not None:
+                        metrics["recall"] = found_share(member.state, rows, member.recipe)
                 numbers = [{name: float(value) for name, value in metrics.items()} for metrics in found]
                 for member, of_member in zip(members, numbers, strict=True):
                     member.note(step, of_member)

@@ -63,7 +63,7 @@ def reconstruction_loss(
         )
     else:
         whole = product(centred, weights.encoder, how.precision)
-        values, indices = largest_of_rows(whole, weights.b_enc, min(k, d_sae))
+        values, indices = largest_of_rows(whole, weights.b_enc, min(k, d_sae), how.recall)
     values = jax.nn.relu(how.only_largest_of_all(values, k))
     decoded = how.over_latents(weighted_rows(values, indices, weights.W_dec, impl=how.impl))
     residual = x - (decoded + weights.b_dec)

@@ -41,6 +41,8 @@ class Recipe:
     """Inputs of matrix products: float32, or bfloat16; everything else is float32."""
     impl: Impl
     """Kernels: jax, gpu or tpu."""
+    recall: float | None = None
+    """Share of a row's k largest latents that a step is to find; all when None."""
 
     def rate(self, step: Any) -> Float[Array, ""]:
         """Give the learning rate of a step: linear up from 0, constant, linear down to 0.

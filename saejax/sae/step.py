@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
-from saejax_kernels import zero_after
+from saejax_kernels import largest_of_rows, product, zero_after
 
 from saejax.sae.aux_k import add_aux_gradient
 from saejax.sae.execution import DATA, Execution
@@ -50,8 +50,8 @@ def train_step(
     del space  # its buffers become those of the one that is returned
     x = jnp.asarray(x)
     if mesh is None:
-        return _step(state, x, recipe, Execution(recipe.precision, recipe.impl))
-    step = partial(_step, recipe=recipe, how=Execution(recipe.precision, recipe.impl, sharded=True))
+        return _step(state, x, recipe, Execution(recipe.precision, recipe.impl, recipe.recall))
+    step = partial(_step, recipe=recipe, how=Execution(recipe.precision, recipe.impl, recipe.recall, sharded=True))
     of_state = state_places(state)
     return jax.shard_map(
         step,
@@ -113,6 +113,24 @@ def updated(weights: Weights, gradient: Weights, moments: Any, rate: Float[Array
     stepped = jax.tree.map(lambda w, d: w - rate * d, weights, direction)
     norms = jnp.sqrt(row_products(stepped.W_dec, stepped.W_dec))
     return dataclasses.replace(stepped, W_dec=stepped.W_dec / norms[:, None]), moments
+
+
+@partial(jax.jit, static_argnames="recipe")
+def found_share(state: TrainState, x: Float[AnyArray, "rows d_model"], recipe: Recipe) -> Float[Array, ""]:
+    """Measure the recall of an approximate search: the share of the k largest latents of each row that it finds.
+
+    Memory: the encoder's product.
+
+    Args:
+        state: where training is.
+        x: activations in the model's units.
+        recipe: recipe of the run, with a `recall`.
+    """
+    weights, z = state.weights, state.normalisation.apply(jnp.asarray(x))
+    whole = product(z - weights.b_dec, weights.encoder, recipe.precision)
+    k = min(state.config.k, state.config.d_sae)
+    (_, exact), (_, found) = (largest_of_rows(whole, weights.b_enc, k, recall) for recall in (None, recipe.recall))
+    return jnp.mean(jnp.any(exact[:, :, None] == found[:, None, :], axis=2))
 
 
 def row_products(a: Float[Array, "rows d"], b: Float[Array, "rows d"]) -> Float[Array, "rows"]:

@@ -83,6 +83,12 @@ def test_how_often_a_run_logs_and_saves_changes_nothing(finished, store, tmp_pat
     assert [line["step"] for line in artifacts.read_metrics(config.out)] == [*range(7, 120, 7), 120]
 
 
+def test_an_approximate_search_logs_its_recall_and_finds_all_where_it_is_exact(finished, store, tmp_path):
+    out = train(config_of(store, tmp_path / "sae", recall=0.9))
+    assert [line["recall"] for line in artifacts.read_metrics(out)] == [1.0] * 3
+    np.testing.assert_allclose(sae.load(out).W_dec, sae.load(finished).W_dec, atol=1e-3)
+
+
 def test_another_configuration_is_refused(finished, store):
     with pytest.raises(InputError, match="holds another run .k 4 there, 5 now."):
         train(config_of(store, finished, k=5))
@@ -293,6 +299,8 @@ def test_a_command_killed_at_any_moment_ends_as_an_undisturbed_one(store, tmp_pa
         ({"steps": 25}, "warmup_steps 10 + decay_steps 20 exceed steps 25; lower them or raise steps"),
         ({"batch": 90, "data": 4}, "batch 90 is no multiple of data 4; change one of them"),
         ({"latent": 5}, "d_sae 48 is no multiple of latent 5; change one of them"),
+        ({"recall": 1.0}, "recall 1.0; give a share between 0 and 1, or leave it out to find all"),
+        ({"recall": 0.9, "impl": "tpu"}, "recall is not for impl tpu, whose kernel finds all; leave one of them out"),
         ({"batch": 0, "seed": -1}, "batch 0; give at least 1; seed -1; give at least 0"),
     ],
 )

@@ -18,7 +18,7 @@ from saejax.sae.fold import feature_directions
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.state import ADAM, Recipe, TrainState, initial_state, workspace
-from saejax.sae.step import row_products, train_step, updated
+from saejax.sae.step import found_share, row_products, train_step, updated
 
 SHAPE = SAEConfig(d_model=16, d_sae=48, k=4)
 RECIPE = Recipe(
@@ -266,3 +266,19 @@ def test_planted_atoms_are_recovered():
     assert similarity.mean() > 0.9
     assert np.mean(similarity > 0.95) > 0.8
     assert metrics["fvu"] < 0.1
+
+
+def test_the_recall_is_the_share_of_the_largest_latents_that_are_found(batches, monkeypatch):
+    """Of a search that looks at half of the latents, as no device here misses any by itself."""
+    state, x = started(batches), batches[0]
+
+    def half(z, k, recall_target):
+        return lax.top_k(z[:, : SHAPE.d_sae // 2], k)
+
+    monkeypatch.setattr(lax, "approx_max_k", half)
+    found = found_share(state, x, dataclasses.replace(RECIPE, recall=0.5))
+    scaled = np.asarray(state.normalisation.apply(x), np.float64)
+    z = (scaled - np.asarray(state.weights.b_dec)) @ np.asarray(state.weights.encoder, np.float64).T
+    largest = np.argsort(-(z + np.asarray(state.weights.b_enc)), axis=1)[:, : SHAPE.k]
+    assert 0.2 < float(found) < 0.8
+    assert float(found) == pytest.approx(np.mean(largest < SHAPE.d_sae // 2), abs=1e-6)
