@@ -67,6 +67,9 @@ class SAETrainConfig:
     recall: float | None = None
     """Share of a row's k largest latents that a step is to find, for TPUs, which are faster where they may miss some;
     the share that was found is logged. All by default, and on devices that gain nothing."""
+    deterministic: bool = dataclasses.field(default=False, metadata=artifacts.EXECUTION)
+    """On GPUs, take steps that give the same bits every time, so that a killed run ends as if it had not been killed;
+    --dry-run tells what that costs. CPUs and TPUs always do, and so do the kernels of impl gpu by themselves."""
     initial_rows: int = 8192
     """Rows that fit the normalisation and set the geometric median with which b_dec begins; zca needs several times as
     many as the hook has dimensions."""
@@ -159,4 +162,5 @@ class SAETrainConfig:
             precision=self.precision,
             impl=self.kernels,
             recall=self.recall,
+            deterministic=self.deterministic,
         )

@@ -18,7 +18,7 @@ from saejax.progress import progress
 from saejax.sae.checkpoint import Checkpoints
 from saejax.sae.placement import placed_rows, placed_workspace
 from saejax.sae.state import Recipe, TrainState
-from saejax.sae.step import found_share, train_step
+from saejax.sae.step import found_share, repeatable_step, train_step
 from saejax.types import Array
 
 LOG_EVERY = 50
@@ -100,7 +100,8 @@ def fit(
         for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
             found, rows = [], placed_rows(x, mesh)
             for member in members:
-                member.state, space, metrics = train_step(member.state, space, rows, member.recipe, mesh)
+                take = repeatable_step if member.recipe.deterministic else train_step
+                member.state, space, metrics = take(member.state, space, rows, member.recipe, mesh)
                 member.fvus.append(metrics["fvu"])
                 found.append(metrics)
             if in_lockstep:

@@ -43,6 +43,8 @@ class Recipe:
     """Kernels: jax, gpu or tpu."""
     recall: float | None = None
     """Share of a row's k largest latents that a step is to find; all when None."""
+    deterministic: bool = False
+    """Whether steps on a GPU give the same bits every time."""
 
     def rate(self, step: Any) -> Float[Array, ""]:
         """Give the learning rate of a step: linear up from 0, constant, linear down to 0.

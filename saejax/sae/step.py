@@ -26,8 +26,7 @@ PARTS = 16
 """Parts of the dictionary whose norms are taken in turn."""
 
 
-@partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("state", "space"), keep_unused=True)
-def train_step(
+def take_step(
     state: TrainState, space: Workspace, x: Float[AnyArray, "rows d_model"], recipe: Recipe, mesh: Mesh | None = None
 ) -> tuple[TrainState, Workspace, dict[str, Array]]:
     """Take one step on one batch.
@@ -60,6 +59,15 @@ def train_step(
         out_specs=(of_state, workspace_places(recipe.impl), NOWHERE),
         check_vma=False,
     )(state, x)
+
+
+_STEP: dict[str, Any] = {
+    "static_argnames": ("recipe", "mesh"), "donate_argnames": ("state", "space"), "keep_unused": True,
+}  # fmt: skip
+train_step = jax.jit(take_step, **_STEP)
+"""`take_step`, compiled."""
+repeatable_step = jax.jit(take_step, **_STEP, compiler_options={"xla_gpu_deterministic_ops": True})
+"""The same without any operation of XLA on GPUs whose result may vary from run to run, and without autotuning."""
 
 
 def _step(

@@ -38,7 +38,7 @@ from saejax.sae.params import SAE, SAEConfig, save, shapes
 from saejax.sae.placement import placed_state, step_mesh, whole
 from saejax.sae.provenance import provenance
 from saejax.sae.state import Recipe, TrainState, initial_state, workspace
-from saejax.sae.step import train_step
+from saejax.sae.step import repeatable_step, train_step
 from saejax.sae.trackers import require as require_trackers
 from saejax.sae.trackers import tracked
 
@@ -173,10 +173,11 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     state = _initial(config, recipe, rows)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.normalisation)))
+    take = repeatable_step if recipe.deterministic else train_step
     times, space = [], workspace(state, config.batch, recipe.impl)
     for x in itertools.islice(rows.batches(), 4):
         begun = time.perf_counter()
-        state, space, _ = jax.block_until_ready(train_step(state, space, x, recipe))
+        state, space, _ = jax.block_until_ready(take(state, space, x, recipe))
         times.append(time.perf_counter() - begun)
     documents, if_shuffled = rows.mixing()
     trained, of_all = config.steps * config.batch, ", {:.1f} if all rows were shuffled"

@@ -89,6 +89,15 @@ def test_an_approximate_search_logs_its_recall_and_finds_all_where_it_is_exact(f
     np.testing.assert_allclose(sae.load(out).W_dec, sae.load(finished).W_dec, atol=1e-3)
 
 
+def test_a_deterministic_run_is_the_same_on_a_device_where_all_are(finished, store, tmp_path, monkeypatch):
+    """And it does take the other step."""
+    taken, original = [], fit_room.repeatable_step
+    monkeypatch.setattr(fit_room, "repeatable_step", lambda *args: taken.append(1) or original(*args))
+    out = train(config_of(store, tmp_path / "sae", deterministic=True))
+    assert (out / "sae.safetensors").read_bytes() == (finished / "sae.safetensors").read_bytes()
+    assert len(taken) == 120
+
+
 def test_another_configuration_is_refused(finished, store):
     with pytest.raises(InputError, match="holds another run .k 4 there, 5 now."):
         train(config_of(store, finished, k=5))
