@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from saejax.activations.store import Store
+from saejax.errors import InputError
 from saejax.features.sources import CodeSource
 from saejax.text.corpus import CorpusConfig, read_documents
 
@@ -101,6 +102,18 @@ def windows_around(store: Store, rows: Iterable[int], reach: int) -> list[Window
         kept = (ledger["document"] == document) & ~ledger["special"]
         found.append(Window(np.flatnonzero(kept) + start, int(row), document))
     return found
+
+
+def corpus_of(store: Store) -> CorpusConfig:
+    """Return the corpus that a store was extracted from.
+
+    Raises:
+        InputError: the store was imported, and nothing tells the text of its rows.
+    """
+    corpus = store.manifest["config"].get("corpus")
+    if corpus is None:
+        raise InputError(f"store {store.path} was imported without its text; extract it by saejax extract to show text")
+    return CorpusConfig(**corpus)
 
 
 def texts_of(corpus: CorpusConfig, documents: set[int]) -> dict[int, str]:

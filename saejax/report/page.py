@@ -14,9 +14,8 @@ from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.features.sources import FeatureCodes
 from saejax.report import figures
-from saejax.report.examples import snippets, texts_of, windows_around
+from saejax.report.examples import corpus_of, snippets, texts_of, windows_around
 from saejax.report.render import write_page
-from saejax.text.corpus import CorpusConfig
 
 MEASURE_NOTES = {
     "svcca": "svcca: mean canonical correlation of the directions that carry 99 % of each side's variance.",
@@ -76,7 +75,8 @@ def report(config: ReportConfig) -> Path:
         The HTML file.
 
     Raises:
-        InputError: the comparison or a run that it was made from is absent or unfinished.
+        InputError: the comparison or a run that it was made from is absent or unfinished, or its stores were imported
+            without their text.
     """
     manifest = artifacts.read_finished(config.comparison, "comparison")
     sides = tuple(Side.open(config.comparison / manifest["facts"][name]) for name in ("x", "y"))
@@ -119,7 +119,7 @@ def best_pairs(config: ReportConfig, sides: tuple[Side, ...]) -> list[dict[str, 
         top = side.features.top_examples(features, config.examples)
         windows.append([windows_around(side.store, rows.tolist(), config.reach) for rows in top.rows])
         documents |= {window.document for found in windows[-1] for window in found}
-    texts = texts_of(CorpusConfig(**sides[0].store.manifest["config"]["corpus"]), documents)
+    texts = texts_of(corpus_of(sides[0].store), documents)
     rates = [side.features.statistics()["firing_rate"] for side in sides]
     shown = []
     for index, pair in enumerate(best):

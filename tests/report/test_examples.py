@@ -7,7 +7,7 @@ from saejax.activations.extract import ExtractConfig, extract
 from saejax.activations.store import Store
 from saejax.demo import shipped
 from saejax.features.sources import RawHook
-from saejax.report.examples import snippets, texts_of, windows_around
+from saejax.report.examples import corpus_of, snippets, texts_of, windows_around
 from saejax.text.corpus import CorpusConfig
 
 HOOK = "mlp_hidden.0"
@@ -28,10 +28,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         context=16, batch=2, shard_tokens=32,
     )  # fmt: skip
     return Store.open(extract(config))
-
-
-def corpus_of(store: Store) -> CorpusConfig:
-    return CorpusConfig(**store.manifest["config"]["corpus"])
 
 
 @pytest.mark.parametrize("document", range(3))
