@@ -42,6 +42,7 @@ VERBS = {
     "fetch": Verb("saejax.models.fetch", "FetchConfig", "fetch", "get a real model as a local folder"),
     "lm train": Verb("saejax.pretraining", "PretrainConfig", "pretrain", "train small language models", "plan"),
     "extract": Verb("saejax.activations.extract", "ExtractConfig", "extract", "store a model's activations", "plan"),
+    "import": Verb("saejax.activations.imports", "ImportConfig", "import_activations", "store others' activations"),
     "stats": Verb("saejax.stats", "StatsConfig", "stats", "measure a store: norms, spectrum, outlier dimensions"),
     "live": Verb("saejax.activations.live", "LiveConfig", "record", "name activations to compute while an SAE trains"),
     "train": Verb("saejax.sae.train", "SAETrainConfig", "train", "train a sparse autoencoder on a store", "plan"),

@@ -45,7 +45,7 @@ class Store:
         self.chunk_rows: int = facts["chunk_rows"]
         self._shards: int = facts["shards"]
         self._folder = Folder(path)
-        remedy = f"delete {path}/{RECORDS}/{{shard:08d}}.json and run the extraction again, which makes that shard anew"
+        remedy = f"delete {path}/{RECORDS}/{{shard:08d}}.json and run its command again, which makes that shard anew"
         self._ledger = Ledger(self._folder / LEDGER, remedy)
         self._arrays = {hook: RowArray(self._folder / ACTIVATIONS / hook, remedy) for hook in self.hooks}
         lengths = {f"{LEDGER}/{name}": rows for name, rows in self._ledger.rows.items()}
@@ -197,5 +197,5 @@ def aligned(x: Store, y: Store) -> None:
     if x.manifest["facts"]["ledger_sha256"] != y.manifest["facts"]["ledger_sha256"]:
         raise InputError(
             f"stores {x.path} ({x.rows} rows) and {y.path} ({y.rows} rows) are of different tokens; "
-            "extract both from one corpus with one tokenizer"
+            "extract both from one corpus with one tokenizer, or import both under one --text"
         )

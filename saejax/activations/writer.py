@@ -263,7 +263,7 @@ class StoreWriter:
         row, column = np.argwhere(~(np.abs(x) <= limit))[0]
         raise InputError(
             f"hook {hook} is {x[row, column]} at row {self._row + row}, "
-            f"which {dtype} cannot hold; check the model's weights"
+            f"which {dtype} cannot hold; check the model's weights, or the file that is imported"
         )
 
 
