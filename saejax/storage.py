@@ -58,6 +58,8 @@ class Folder:
             if scheme == "s3" and ENDPOINT in os.environ:
                 region = os.environ.get("AWS_REGION", "us-east-1")
                 spec.update(endpoint=os.environ[ENDPOINT], aws_region=region)
+            if scheme == "s3" and "AWS_ACCESS_KEY_ID" in os.environ:
+                spec["aws_credentials"] = {"type": "environment"}  # else files are looked for, loudly
         else:
             spec = {"driver": "file", "path": f"{self.path.resolve()}/"}
         self.spec: dict[str, Any] = spec

@@ -21,7 +21,7 @@ from saejax.activations.filters import RowFilter
 from saejax.activations.index_permutation import IndexPermutation
 from saejax.activations.prefetch import prefetch
 from saejax.activations.reader import batches_of
-from saejax.activations.source import LIVE
+from saejax.activations.source import LIVE, held_bytes
 from saejax.errors import InputError
 from saejax.storage import Place
 from saejax.text.corpus import CorpusConfig
@@ -100,6 +100,11 @@ class LiveRows:
     def rows(self) -> None:
         """Rows of an epoch, which nobody has counted."""
         return None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of two windows and three batches; the model comes to it."""
+        return held_bytes(self.width, self.extractor.config.dtype, self.window_rows, self.batch)
 
     def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
         """Yield batches without end, from that of a step on, counted from 0."""

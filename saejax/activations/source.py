@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 
 from saejax.activations.filters import RowFilter
 from saejax.activations.reader import blocks, documents_per_batch, shuffled_batches
-from saejax.activations.store import Store
+from saejax.activations.store import Dtype, Store
 from saejax.artifacts import read_manifest
 from saejax.errors import InputError
 from saejax.storage import Place
@@ -40,6 +40,11 @@ class BatchSource(Protocol):
     @property
     def rows(self) -> int | None:
         """Rows of an epoch, where somebody has counted them."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of rows that are held while batches are read: two windows, and three batches."""
         ...
 
     def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
@@ -124,6 +129,11 @@ class StoredRows:
         """Rows of an epoch."""
         return int(self.kept.sum())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of two windows and three batches, and of the flags of all rows."""
+        return held_bytes(self.width, self.facts["dtype"], self.window_rows, self.batch) + self.store.rows
+
     def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
         """Yield batches without end, from that of a step on, counted from 0."""
         return shuffled_batches(
@@ -137,3 +147,15 @@ class StoredRows:
     def mixing(self) -> tuple[float, float]:
         """Measure from how many documents a batch comes, and would if all rows were shuffled."""
         return documents_per_batch(self.store, self.batch, self.seed, kept=self.kept, window_rows=self.window_rows)
+
+
+def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int) -> int:
+    """Return the bytes of two windows with their orders, and of three batches.
+
+    Args:
+        width: entries of a row.
+        dtype: of a window.
+        window_rows: rows of a window.
+        batch: rows of a batch, which are float32.
+    """
+    return 2 * window_rows * (width * np.dtype(dtype).itemsize + 8) + 3 * batch * width * 4

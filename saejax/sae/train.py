@@ -188,9 +188,16 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
         "bytes of parameters and optimiser": state_bytes,
         "bytes on disk": (config.keep + 1) * state_bytes + parameters,
         "minutes": round(float(np.median(times[1:])) * config.steps / 60, 1),
-        # State, gradient and one array like W_dec; the product; AuxK's arrays of batch x aux_capacity.
+        # State, gradient and one array like W_dec; the product; AuxK's arrays of batch x aux_capacity; rows read ahead.
         "GiB of memory": round(
-            (state_bytes + 1.5 * parameters + 4 * config.batch * (config.d_sae + 3 * config.aux_capacity)) / 2**30, 2
+            (
+                state_bytes
+                + 1.5 * parameters
+                + 4 * config.batch * (config.d_sae + 3 * config.aux_capacity)
+                + rows.held_bytes
+            )
+            / 2**30,
+            2,
         ),
     }
 
