@@ -1,9 +1,9 @@
 """Outlier dimensions: the few entries of a row that are far from the others in nearly all rows.
 
 A dimension is one where its mean is more than three standard deviations, over dimensions, from the mean of the means
-(the rule of Luo, Kulmizev and Mao 2021), or its standard deviation as far above the mean of those. Such dimensions make
-much of the cosine of two rows (Timkey and van Schijndel 2021): each says how much. Of fewer than 11 dimensions none can
-be so far from the others.
+(after the outlier neurons of Luo, Kulmizev and Mao 2021), or its standard deviation as far above the mean of those.
+They make much of the cosine of two rows (Timkey and van Schijndel 2021): each says how much. Of fewer than 11
+dimensions none can be so far from the others.
 """
 
 import dataclasses

@@ -75,8 +75,9 @@ def fit(
 ) -> None:
     """Step some SAEs of one size to the end of their recipes, each on every batch, in place.
 
-    Each takes the steps that it would take alone. They share one workspace, so that what a further one costs in memory
-    is its state.
+    Each takes the steps that it would take alone, one after the other: so each pays AuxK for its own dead latents,
+    where under `vmap` all would pay for whichever has most. They share one workspace, so that what a further one costs
+    in memory is its state.
 
     Args:
         members: where to begin, all of them after the same step of as many.
