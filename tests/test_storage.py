@@ -1,12 +1,11 @@
 import os
-import resource
-import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
 
 import pytest
+from full_disk import full_disk
 from servers import S3Server
 
 from saejax.claim import claimed
@@ -103,17 +102,11 @@ def test_a_bucket_that_does_not_exist_is_named(s3: S3Server) -> None:
 
 
 def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the end of the disk: the system refuses the write in the same place."""
     folder = Folder(tmp_path)
     folder.write("a", b"1")
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"/a cannot be written: .*; free space and run the command again"):
-            folder.write("a", bytes(5000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    message = r"/a cannot be written: .*; free space and run the command again"
+    with full_disk(1000), pytest.raises(InputError, match=message):
+        folder.write("a", bytes(5000))
     assert folder.read("a") == b"1"
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorstore
+from full_disk import full_disk
 from made_stores import (
     MadeConfig,
     activations,
@@ -227,6 +229,27 @@ def test_a_summary_is_sound_where_the_mean_is_far_above_the_spread() -> None:
     np.testing.assert_allclose(again.deviation / again.rows, x.var(axis=0), rtol=1e-9)
     np.testing.assert_array_equal(again.mean, summary.mean)
     assert Summary.empty(3).figures() == {"rows": 0, "mean_norm": None, "rms": None, "centred_rms": None}
+
+
+def test_a_disk_that_is_full_loses_nothing_that_was_committed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills while the third shard is written."""
+    out, original, full = tmp_path / "run", RowWriter.write, contextlib.ExitStack()
+
+    def filling(self: RowWriter, shard: int, data: np.ndarray) -> tensorstore.Future:
+        if shard == 2:
+            full.enter_context(full_disk(500))
+        return original(self, shard, data)
+
+    with monkeypatch.context() as patch, full:
+        patch.setattr(RowWriter, "write", filling)
+        with pytest.raises(InputError, match=rf"{out} cannot be written: .*; free space and run the command again"):
+            write(out, MadeConfig(ROWS))
+    assert committed_shards(Folder(out)) == {0, 1}
+    write(out, MadeConfig(ROWS))
+    assert files_of(out) == files_of(store.path)
+    assert manifest_without_times(out) == manifest_without_times(store.path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
