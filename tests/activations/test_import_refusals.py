@@ -47,6 +47,7 @@ def refused(tmp_path: Path, source: Path, message: str, **changes: Any) -> None:
         (np.zeros((5, 0), np.float32), "has rows of 0 entries"),
         (np.array([[object()]]), "is not a whole .npy file of numbers"),
     ],
+    ids=lambda value: "" if isinstance(value, np.ndarray) else None,
     ids=str,
 )
 def test_an_array_that_is_no_matrix_of_floats(tmp_path: Path, array: np.ndarray, message: str) -> None:
