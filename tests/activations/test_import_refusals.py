@@ -48,7 +48,6 @@ def refused(tmp_path: Path, source: Path, message: str, **changes: Any) -> None:
         (np.array([[object()]]), "is not a whole .npy file of numbers"),
     ],
     ids=lambda value: "" if isinstance(value, np.ndarray) else None,
-    ids=str,
 )
 def test_an_array_that_is_no_matrix_of_floats(tmp_path: Path, array: np.ndarray, message: str) -> None:
     refused(tmp_path, save_npy(tmp_path / "x", [array]), message)
@@ -121,7 +120,6 @@ def chunk(**tensors: np.ndarray) -> dict[str, np.ndarray]:
         ({"tokens": np.full((4, 5), -100)}, "holds token id -100; mask what is no token"),
         ({"tokens": np.full((4, 5), 2**40)}, "holds token id 1099511627776"),
     ],
-    ids=str,
 )
 def test_a_chunk_that_does_not_fit_together(tmp_path: Path, tensors: dict[str, np.ndarray], message: str) -> None:
     save_file(chunk(**tensors), tmp_path / "chunk-0.safetensors")
