@@ -6,7 +6,9 @@ any other: a chunk that is absent is an error, never zeros. Shards are written i
 processes, and the array's metadata when all of them stand.
 """
 
+import collections
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +23,11 @@ from saejax.storage import CONTEXT, Folder
 CHUNK_ROWS = 1024
 """Rows of an inner chunk at most, unless told otherwise."""
 REMAKE = "delete its run and make it again"
+PIECE_BYTES = 1 << 20
+"""Bytes that are asked for together, in whole chunks, at least one."""
+BYTES_ON_THE_WAY = 16 * PIECE_BYTES
+"""Bytes that are on their way at once, but two pieces at least: a bucket's delay costs little, and memory that is free
+again is used again."""
 
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 3}}
@@ -106,22 +113,52 @@ class RowArray:
         self._folder, self._remedy = folder, remedy
         with self._damage_named():
             self._array = tensorstore.open({**_spec(folder), "open": True}, context=CONTEXT).result()
+        chunk: Any = self._array.chunk_layout.read_chunk.shape
+        chunk_bytes = math.prod(chunk) * self._array.dtype.numpy_dtype.itemsize
+        chunks = max(PIECE_BYTES // chunk_bytes, 1)
+        self._piece_rows = chunks * chunk[0]
+        self._pieces_on_the_way = max(BYTES_ON_THE_WAY // (chunks * chunk_bytes), 2)
 
     @property
     def rows(self) -> int:
         """Length of the first axis."""
         return self._array.shape[0]
 
-    def read(self, spans: Sequence[tuple[int, int]]) -> Shaped[np.ndarray, "rows *width"]:
+    def read(
+        self, spans: Sequence[tuple[int, int]], place: Shaped[np.ndarray, "most_rows *width"] | None = None
+    ) -> Shaped[np.ndarray, "rows *width"]:
         """Return the rows of some spans `(start, stop)`, one after the other, in the stored type.
+
+        They come piece by piece into memory of NumPy's: one read of all takes twice as long, as the system spends it on
+        fresh pages. Memory beside the rows: `BYTES_ON_THE_WAY`, or two chunks where they are larger.
+
+        Args:
+            spans: which rows.
+            place: the memory, of as many rows or more and in the stored type; new memory when not given.
+
+        Returns:
+            The rows, which are the first of `place`.
 
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        parts = [self._array[start:stop].translate_to[0] for start, stop in spans]
-        whole = parts[0] if len(parts) == 1 else tensorstore.concat(parts, axis=0)
+        rows = sum(stop - start for start, stop in spans)
+        found = self.empty(rows) if place is None else place[:rows]
+        reads, done = collections.deque(), 0
         with self._damage_named():
-            return np.asarray(whole.read().result())
+            for piece in self._pieces(spans):
+                here = found[done : done + piece.shape[0]]
+                reads.append(tensorstore.array(here).write(piece))
+                done += len(here)
+                if len(reads) == self._pieces_on_the_way:
+                    reads.popleft().result()
+            for read in reads:
+                read.result()
+        return found
+
+    def empty(self, rows: int) -> Shaped[np.ndarray, "rows *width"]:
+        """Return memory for so many rows, in the stored type; what it holds is of no meaning."""
+        return np.empty((rows, *self._array.shape[1:]), self._array.dtype.numpy_dtype)
 
     def gather(self, rows: Int[np.ndarray, "rows"]) -> Shaped[np.ndarray, "rows *width"]:
         """Return any rows, in the stored type; each costs the reading of its chunk.
@@ -131,6 +168,20 @@ class RowArray:
         """
         with self._damage_named():
             return np.asarray(self._array[rows].read().result())
+
+    def _pieces(self, spans: Sequence[tuple[int, int]]) -> Iterator[tensorstore.TensorStore]:
+        """Cut the rows of spans between chunks where they are long, and join them where they are short."""
+        parts, held = [], 0
+        for start, stop in spans:
+            while start < stop:
+                end = min(start - start % self._piece_rows + self._piece_rows, stop)
+                parts.append(self._array[start:end].translate_to[0])
+                held, start = held + end - start, end
+                if held >= self._piece_rows:
+                    yield _joined(parts)
+                    parts, held = [], 0
+        if parts:
+            yield _joined(parts)
 
     @contextlib.contextmanager
     def _damage_named(self) -> Iterator[None]:
@@ -142,6 +193,10 @@ class RowArray:
             shard = re.search(r"\bc/(\d+)", reason)
             remedy = self._remedy.format(shard=int(shard[1])) if shard else REMAKE
             raise InputError(f"{self._folder} is damaged: {reason}; {remedy}") from error
+
+
+def _joined(parts: Sequence[tensorstore.TensorStore]) -> tensorstore.TensorStore:
+    return parts[0] if len(parts) == 1 else tensorstore.concat(parts, axis=0)
 
 
 def _spec(folder: Folder) -> dict[str, Any]:

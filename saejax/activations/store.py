@@ -99,15 +99,26 @@ class Store:
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        return self._arrays[hook].read([(start, stop)]).astype(np.float32)
+        return self._arrays[hook].read([(start, stop)]).astype(np.float32, copy=False)
 
-    def read_spans(self, hook: str, spans: Sequence[tuple[int, int]]) -> Float[np.ndarray, "rows width"]:
+    def read_spans(
+        self, hook: str, spans: Sequence[tuple[int, int]], place: Float[np.ndarray, "most_rows width"] | None = None
+    ) -> Float[np.ndarray, "rows width"]:
         """Return the rows of some spans `(start, stop)`, one after the other, in the stored dtype.
+
+        Args:
+            hook: whose activations.
+            spans: which rows.
+            place: memory that they are to lie in, as `empty` returns it; new memory when not given.
 
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        return self._arrays[hook].read(spans)
+        return self._arrays[hook].read(spans, place)
+
+    def empty(self, hook: str, rows: int) -> Float[np.ndarray, "rows width"]:
+        """Return memory for so many rows of a hook, in the stored dtype; what it holds is of no meaning."""
+        return self._arrays[hook].empty(rows)
 
     def gather(self, hook: str, rows: Int[np.ndarray, "rows"]) -> Float32[np.ndarray, "rows width"]:
         """Return the activations of any rows; scattered rows cost the reading of a chunk each.
@@ -115,7 +126,7 @@ class Store:
         Raises:
             InputError: a chunk is absent or its checksum is wrong.
         """
-        return self._arrays[hook].gather(rows).astype(np.float32)
+        return self._arrays[hook].gather(rows).astype(np.float32, copy=False)
 
     def ledger(self, start: int, stop: int, names: Sequence[str] = tuple(COLUMNS)) -> dict[str, np.ndarray]:
         """Return columns of `saejax.activations.ledger.COLUMNS` for the rows from `start` to `stop`.

@@ -5,6 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from saejax.activations import arrays
 from saejax.activations.arrays import RowArray, RowWriter, chunk_rows_of
 from saejax.errors import InputError
 from saejax.storage import Folder, Place
@@ -35,6 +36,27 @@ def test_what_is_read_is_what_was_written_to_the_bit(tmp_path: Path, dtype: str,
     assert array.read(spans).tobytes() == np.concatenate([data[a:b] for a, b in spans]).tobytes()
     rows = np.array([149, 0, 0, 64, 63])
     assert array.gather(rows).tobytes() == data[rows].tobytes()
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3000, 20_000])
+def test_rows_come_in_pieces_into_the_place_that_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    """Chunks of 512 bytes: more pieces than are on their way at once, of one chunk and of several."""
+    monkeypatch.setattr(arrays, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(arrays, "BYTES_ON_THE_WAY", 4 * piece_bytes)
+    data = np.random.default_rng(0).normal(0, 100, (5000, 4)).astype(np.float32)
+    array = written(tmp_path / "a", data, shard_rows=32)
+    place = array.empty(6000)
+    assert place.shape == (6000, 4)
+    for spans in ([(0, 5000)], [(low, low + 32) for low in range(4960, -1, -32)], [(3, 3), (31, 33), (40, 4999)], []):
+        place[:] = np.nan
+        expected = np.concatenate([data[:0], *(data[low:high] for low, high in spans)])
+        found = array.read(spans, place)
+        assert np.shares_memory(found, place) == bool(spans)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(array.read(spans), expected)
+        assert np.isnan(place[len(expected) :]).all()
 
 
 def test_an_array_is_sharded_and_checksummed_and_keeps_zeros(tmp_path: Path) -> None:
