@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Shaped
+from jaxtyping import Bool, Float, Float32, Shaped
 
 from saejax import artifacts
 from saejax.activations.extractor import ActivationsConfig, Extractor, flat
 from saejax.activations.filters import RowFilter
 from saejax.activations.index_permutation import IndexPermutation
 from saejax.activations.prefetch import prefetch
-from saejax.activations.reader import batches_of
+from saejax.activations.reader import Window, batches_of
 from saejax.activations.source import LIVE, held_bytes
 from saejax.errors import InputError
 from saejax.storage import Place
@@ -108,11 +108,12 @@ class LiveRows:
 
     def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
         """Yield batches without end, from that of a step on, counted from 0."""
-        return prefetch(batches_of(prefetch(self._windows(start_step * self.batch)), self.batch))
+        served = batches_of(prefetch(self._windows(start_step * self.batch)), self.batch)
+        return prefetch(x for _, (x,) in served)
 
     def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
         """Yield the rows of a window that comes after `trained` rows: the SAE has not seen them in this epoch."""
-        rows, order = next(self._windows(-(-trained // self.window_rows) * self.window_rows))
+        order, _, (rows,) = next(self._windows(-(-trained // self.window_rows) * self.window_rows))
         for start in range(0, len(order), rows_per_block):
             yield rows[order[start : start + rows_per_block]].astype(np.float32)
 
@@ -126,8 +127,8 @@ class LiveRows:
         batches = documents[order][:whole].reshape(-1, self.batch) if whole else documents[None]
         return float(np.mean([len(np.unique(batch)) for batch in batches])), None
 
-    def _windows(self, first: int) -> Iterator[tuple[Float[np.ndarray, "rows width"], Int[np.ndarray, "order"]]]:
-        """Yield each window and the order in which to serve its rows, from place `first` of the stream on."""
+    def _windows(self, first: int) -> Iterator[Window]:
+        """Yield windows, from place `first` of the stream on; rows are numbered within their window."""
         limit = self._norm_limit()
         # Which rows have a large norm is known to the model alone.
         number = 0 if limit is not None else first // self.window_rows
@@ -143,7 +144,7 @@ class LiveRows:
                     order = IndexPermutation(filled, (self.seed, number))(np.arange(min(passed, filled), filled))
                     passed = max(passed - filled, 0)
                     if len(order):
-                        yield window, order
+                        yield order, order, [window]
                         window = self._empty()
                     number, filled = number + 1, 0
 

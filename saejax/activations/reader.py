@@ -7,7 +7,8 @@ resumes at any step at once. Rows of special tokens are left out, and what a fil
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
@@ -18,6 +19,9 @@ from saejax.activations.store import Store, aligned
 from saejax.errors import InputError
 
 WINDOW_ROWS = 131_072
+
+Window: TypeAlias = tuple[Int[np.ndarray, "order"], Int[np.ndarray, "order"], list[Float[np.ndarray, "rows _"]]]
+"""Numbers of rows in the order in which they are served, their places in the window, and the window of each stream."""
 
 
 def shuffled_batches(
@@ -30,10 +34,7 @@ def shuffled_batches(
     kept: Bool[np.ndarray, "rows"] | None = None,
     window_rows: int = WINDOW_ROWS,
 ) -> Iterator[Float32[np.ndarray, "batch width"]]:
-    """Yield batches of shuffled rows without end, epoch after epoch in a new order.
-
-    Every row that is kept comes once per epoch; a batch may span two epochs. Memory: two windows
-    in the stored dtype, 2 x window_rows x (width x bytes per entry + 8), and three batches.
+    """Yield batches of shuffled rows without end: those of `aligned_batches` of one stream.
 
     Args:
         store: what to read.
@@ -48,23 +49,60 @@ def shuffled_batches(
         An iterator that prepares batches ahead in a thread.
 
     Raises:
-        InputError: the store lacks the hook or has fewer rows than a batch; while iterating: it is damaged.
+        InputError: as `aligned_batches`.
     """
-    store.require(hook=hook)
-    kept = store.kept if kept is None else kept
+    batches = aligned_batches([(store, hook)], batch, seed, start_step, kept=kept, window_rows=window_rows)
+    return (x for _, (x,) in batches)
+
+
+def aligned_batches(
+    streams: Sequence[tuple[Store, str]],
+    batch: int,
+    seed: int,
+    start_step: int = 0,
+    *,
+    kept: Bool[np.ndarray, "rows"] | None = None,
+    window_rows: int = WINDOW_ROWS,
+) -> Iterator[tuple[Int[np.ndarray, "batch"], list[Float32[np.ndarray, "batch _"]]]]:
+    """Yield batches of shuffled rows of several streams without end, epoch after epoch in a new order.
+
+    The r-th rows of the batches of a step are of one token in all streams, and the order is that of the first stream
+    alone. Every row that is kept comes once per epoch; a batch may span two epochs. Memory, for each stream: two
+    windows in the stored dtype, 2 x window_rows x width x bytes per entry, and three batches; for all together 32 bytes
+    a row of a window.
+
+    Args:
+        streams: stores of the same tokens, each with one of its hooks. The first store's chunks are what is put in a
+            random order; chunks of another store that are larger are read several times over.
+        batch: rows in a batch.
+        seed: decides the order.
+        start_step: the first batch yielded is that of this step, counted from 0.
+        kept: which rows are read (`saejax.activations.filters`); all that are no special tokens when not given.
+        window_rows: rows that are shuffled among each other; more mix text from further apart.
+
+    Returns:
+        An iterator of row numbers and a batch of each stream, which are prepared ahead in a thread.
+
+    Raises:
+        InputError: there is no stream, stores are of different tokens, one lacks its hook, or they have fewer rows than
+            a batch; while iterating: one is damaged.
+    """
+    if not streams:
+        raise InputError("there is no stream to read; name a store and a hook")
+    first = streams[0][0]
+    for store, hook in streams:
+        store.require(hook=hook)
+        aligned(first, store)
+    kept = first.kept if kept is None else kept
     if not 1 <= batch <= kept.sum():
         raise InputError(f"batch {batch} is not from 1 to the store's {kept.sum()} rows; extract more or lower it")
-    if start_step < 0 or window_rows < store.chunk_rows:
+    if start_step < 0 or window_rows < first.chunk_rows:
         raise InputError(
             f"start_step {start_step} or window_rows {window_rows} is too low; they are from 0 and from "
-            f"{store.chunk_rows}, a chunk"
+            f"{first.chunk_rows}, a chunk"
         )
-    chunks_per_window = window_rows // store.chunk_rows
-    windows = prefetch(
-        (store.read_spans(hook, spans), order)
-        for spans, order in _windows(store, seed, start_step * batch, kept, chunks_per_window)
-    )
-    return prefetch(batches_of(windows, batch))
+    windows = _windows(first, seed, start_step * batch, kept, window_rows // first.chunk_rows)
+    return prefetch(batches_of(prefetch(_read(streams, windows, min(window_rows, first.rows))), batch))
 
 
 def documents_per_batch(
@@ -91,20 +129,20 @@ def documents_per_batch(
     """
     kept = store.kept if kept is None else kept
     document = store.ledger(0, store.rows, ["document"])["document"]
-    spans_of = _windows(store, seed, 0, kept, max(window_rows // store.chunk_rows, 1))
-    windows = (
-        (np.concatenate([document[low:high] for low, high in spans])[:, None], order) for spans, order in spans_of
-    )
+    windows = _windows(store, seed, 0, kept, max(window_rows // store.chunk_rows, 1))
+    unread = ((rows, places, []) for _, rows, places in windows)
     looked_at = max(min(batches, int(kept.sum()) // batch), 1)
-    found = [len(np.unique(rows)) for rows in itertools.islice(batches_of(windows, batch), looked_at)]
+    found = [len(np.unique(document[rows])) for rows, _ in itertools.islice(batches_of(unread, batch), looked_at)]
     share = np.bincount(document[kept]) / kept.sum()
     return float(np.mean(found)), float(np.sum(1 - (1 - share) ** batch))
 
 
 def _windows(
     store: Store, seed: int, first: int, kept: Bool[np.ndarray, "rows"], chunks_per_window: int
-) -> Iterator[tuple[list[tuple[int, int]], Int[np.ndarray, "order"]]]:
-    """Yield the spans of each window and the order in which to serve its rows, from place `first` of the stream on."""
+) -> Iterator[tuple[list[tuple[int, int]], Int[np.ndarray, "order"], Int[np.ndarray, "order"]]]:
+    """Yield the spans of each window, and its rows in the order in which they are served, from place `first` of the
+    stream on: their numbers, and their places in the window.
+    """
     of_chunk = np.add.reduceat(kept, np.arange(0, store.rows, store.chunk_rows), dtype=np.int64)
     first_epoch, passed = divmod(first, int(of_chunk.sum()))
     chunks = np.arange(len(of_chunk))
@@ -118,29 +156,51 @@ def _windows(
                 continue
             ends = np.minimum((chosen + 1) * store.chunk_rows, store.rows)
             spans = list(zip((chosen * store.chunk_rows).tolist(), ends.tolist(), strict=True))
-            rows = np.flatnonzero(np.concatenate([kept[low:high] for low, high in spans]))
+            rows = np.concatenate([np.arange(low, high) for low, high in spans])
             shuffle = IndexPermutation(count, (seed, epoch, start))
-            yield spans, rows[shuffle(np.arange(passed, count))]
+            places = np.flatnonzero(kept[rows])[shuffle(np.arange(passed, count))]
+            yield spans, rows[places], places
             passed = 0
 
 
+def _read(
+    streams: Sequence[tuple[Store, str]],
+    windows: Iterable[tuple[list[tuple[int, int]], Int[np.ndarray, "order"], Int[np.ndarray, "order"]]],
+    most_rows: int,
+) -> Iterator[Window]:
+    """Read windows of all streams, in turn into two places: when the third is read, the first has been served.
+
+    Memory that is new each time costs as much as the reading.
+    """
+    turns = [[store.empty(hook, most_rows) for store, hook in streams] for _ in range(2)]
+    for (spans, rows, places), turn in zip(windows, itertools.cycle(turns), strict=False):
+        yield rows, places, [store.read_spans(hook, spans, at) for (store, hook), at in zip(streams, turn, strict=True)]
+
+
 def batches_of(
-    windows: Iterable[tuple[Float[np.ndarray, "rows width"], Int[np.ndarray, "order"]]], batch: int
-) -> Iterator[Float32[np.ndarray, "batch width"]]:
+    windows: Iterable[Window], batch: int
+) -> Iterator[tuple[Int[np.ndarray, "batch"], list[Float32[np.ndarray, "batch _"]]]]:
     """Cut windows into batches.
 
     Args:
-        windows: rows of each, and the order in which to serve them.
+        windows: the windows, each no longer used when the next is asked for.
         batch: rows in a batch, which may come from several windows.
+
+    Returns:
+        An iterator of row numbers and a batch of each stream.
     """
     parts, missing = [], batch
-    for rows, order in windows:
-        while len(order):
-            taken, order = order[:missing], order[missing:]
-            parts.append(rows[taken].astype(np.float32))
-            missing -= len(taken)
+    for rows, places, held in windows:
+        start = 0
+        while start < len(rows):
+            taken = slice(start, start + missing)
+            parts.append((rows[taken], *(x[places[taken]].astype(np.float32, copy=False) for x in held)))
+            count = len(parts[-1][0])
+            start += count
+            missing -= count
             if not missing:
-                yield np.concatenate(parts) if len(parts) > 1 else parts[0]
+                whole, *of_streams = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+                yield whole, of_streams
                 parts, missing = [], batch
 
 
