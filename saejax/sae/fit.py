@@ -16,7 +16,7 @@ from saejax.errors import InputError, Preempted
 from saejax.preemption import Preemption
 from saejax.progress import progress
 from saejax.sae.checkpoint import Checkpoints
-from saejax.sae.placement import placed_rows, placed_workspace
+from saejax.sae.placement import placed_batches, placed_workspace
 from saejax.sae.state import Recipe, TrainState
 from saejax.sae.step import found_share, repeatable_step, train_step
 from saejax.types import Array
@@ -81,7 +81,7 @@ def fit(
 
     Args:
         members: where to begin, all of them after the same step of as many.
-        batches: activations in the model's units, from the batch of that step on.
+        batches: activations in the model's units, from the batch of that step on; nobody changes them after.
         batch: rows in each.
         checkpoint_every: steps between checkpoints; one more comes after the last, and when the run is to end.
         mesh: devices that the steps are spread over; the states are there already.
@@ -97,16 +97,17 @@ def fit(
     space, since = placed_workspace(members[0].state, batch, members[0].recipe.impl, mesh), time.perf_counter()
     # Steps in flight together take the threads that the collectives of processes on CPUs wait for.
     in_lockstep = jax.process_count() > 1 and jax.default_backend() == "cpu"
+    found = []
     with progress("train SAE", steps, done=start) as advance:
-        for step, x in zip(range(start + 1, steps + 1), batches, strict=False):
-            found, rows = [], placed_rows(x, mesh)
+        for step, rows in zip(range(start + 1, steps + 1), placed_batches(batches, mesh), strict=False):
+            before, found = found, []
             for member in members:
                 take = repeatable_step if member.recipe.deterministic else train_step
                 member.state, space, metrics = take(member.state, space, rows, member.recipe, mesh)
                 member.fvus.append(metrics["fvu"])
                 found.append(metrics)
-            if in_lockstep:
-                jax.block_until_ready(found)
+            # A step waits for the device while the one before runs there, and no more do: each holds its batch.
+            jax.block_until_ready(found if in_lockstep else before)
             last, ending = step == steps, preemption is not None and preemption.at(step)
             if step % LOG_EVERY == 0 or last:
                 for member, metrics in zip(members, found, strict=True):

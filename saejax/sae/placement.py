@@ -1,5 +1,7 @@
 """Where the arrays of a run lie on a mesh of devices: latents in equal runs over one axis, rows over the other."""
 
+import collections
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,10 +15,12 @@ from saejax.errors import InputError
 from saejax.sae.execution import DATA, LATENT
 from saejax.sae.state import TrainState, Workspace, workspace
 from saejax.sae.weights import Weights
-from saejax.types import AnyArray
+from saejax.types import Array
 
 NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
 WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
+AHEAD = 2
+"""Batches that are put on the devices before they are used."""
 
 
 def step_mesh(data: int, latent: int) -> Mesh | None:
@@ -65,8 +69,7 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
     """
 
     def put(leaf: Any, place: PartitionSpec) -> Any:
-        one = SingleDeviceSharding(jax.local_devices()[0])
-        there = one if mesh is None else NamedSharding(mesh, place)
+        there = _one_device() if mesh is None else NamedSharding(mesh, place)
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there)
         return _put(leaf, there)
@@ -74,14 +77,28 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
     return jax.tree.map(put, state, state_places(state))
 
 
-def placed_rows(x: Float[np.ndarray, "rows d_model"], mesh: Mesh | None) -> Float[AnyArray, "rows d_model"]:
-    """Put a batch where a mesh has it; each process of a job puts the rows of its own devices.
+def placed_batches(
+    batches: Iterable[Float[np.ndarray, "rows d_model"]], mesh: Mesh | None
+) -> Iterator[Float[Array, "rows d_model"]]:
+    """Put batches where a mesh has them, some ahead of the one that is used, so that their copy to a device overlaps
+    with steps there.
+
+    The calling thread puts them, in their order; each process of a job puts the rows of its own devices.
 
     Args:
-        x: the whole batch, the same in all processes.
-        mesh: None for one device, which takes it with the step.
+        batches: whole batches, the same in all processes, which nobody changes.
+        mesh: None for one device.
+
+    Returns:
+        An iterator; beside the batch that is used, `AHEAD` are on the devices.
     """
-    return x if mesh is None else _put(x, NamedSharding(mesh, PartitionSpec(DATA)))
+    there = _one_device() if mesh is None else NamedSharding(mesh, PartitionSpec(DATA))
+    ahead = collections.deque()
+    for x in batches:
+        ahead.append(_put(x, there))
+        if len(ahead) > AHEAD:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def whole(tree: Any, mesh: Mesh | None) -> Any:
@@ -95,6 +112,10 @@ def whole(tree: Any, mesh: Mesh | None) -> Any:
         return tree
     everywhere = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, NOWHERE))(tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), everywhere)
+
+
+def _one_device() -> Sharding:
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _put(array: Any, there: Sharding) -> jax.Array:

@@ -1,0 +1,57 @@
+"""Batches are on the devices before they are used, a bounded number of them."""
+
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from saejax.sae import placement
+from saejax.sae.placement import AHEAD, placed_batches
+
+
+@pytest.fixture
+def batches() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).normal(size=(7, 4, 3)).astype(np.float32))
+
+
+@pytest.mark.parametrize("count", [0, 1, AHEAD, AHEAD + 1, 7])
+@pytest.mark.parametrize("spread", [False, True])
+def test_placed_batches_are_the_batches_in_their_order(batches: list[np.ndarray], count: int, spread: bool) -> None:
+    mesh = jax.make_mesh((1, 1), (placement.DATA, placement.LATENT)) if spread else None
+    placed = list(placed_batches(batches[:count], mesh))
+    assert len(placed) == count
+    for ours, given in zip(placed, batches, strict=False):
+        assert isinstance(ours, jax.Array)
+        np.testing.assert_array_equal(ours, given)
+        assert ours.devices() == {jax.local_devices()[0]}
+        if mesh is not None:
+            assert ours.sharding == NamedSharding(mesh, PartitionSpec(placement.DATA))
+
+
+def test_two_more_than_the_one_in_use_are_put_by_the_thread_that_uses_them(
+    batches: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread might put them in another order than those of other processes do."""
+    put: list[threading.Thread] = []
+    original = placement._put
+
+    def noted(array: np.ndarray, there: jax.sharding.Sharding) -> jax.Array:
+        put.append(threading.current_thread())
+        return original(array, there)
+
+    monkeypatch.setattr(placement, "_put", noted)
+    for used, _ in enumerate(placed_batches(batches, None), 1):
+        assert len(put) == min(used + 2, len(batches))
+    assert set(put) == {threading.current_thread()}
+
+
+def test_an_error_in_a_source_is_raised_where_batches_are_used(batches: list[np.ndarray]) -> None:
+    def damaged() -> Iterator[np.ndarray]:
+        yield from batches
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(placed_batches(damaged(), None))
