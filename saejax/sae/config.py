@@ -59,8 +59,9 @@ class SAETrainConfig:
     precision: Precision = "float32"
     """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
     impl: Literal["auto", "jax", "gpu", "tpu"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
-    """Kernels: jax runs on any device; gpu is for NVIDIA GPUs from Hopper on, and adds in one order there; tpu never
-    holds the encoder's product, as it finds the k largest while that is made; auto is gpu where it runs, else jax."""
+    """Kernels: jax runs on any device; gpu is for NVIDIA GPUs from Hopper on, and adds in one order there; tpu does so
+    on TPUs, and finds the k largest codes while the encoder's product is made, which is never held; auto is gpu where
+    it runs, else jax."""
     normalise: Kind = "scalar"
     """What is done to activations before the SAE and undone after it: scalar brings their centred RMS norm to
     sqrt(d_model), standardise each dimension to SD 1, zca each direction, layer_norm each row; none does nothing."""
