@@ -228,7 +228,8 @@ def blocks(
         for start in range(0, store.rows, rows_per_block):
             stop = min(start + rows_per_block, store.rows)
             chosen = (store.kept if kept is None else kept)[start:stop]
-            yield start + np.flatnonzero(chosen), store.read(hook, start, stop)[chosen]
+            held = store.read_spans(hook, [(start, stop)])
+            yield start + np.flatnonzero(chosen), held[chosen].astype(np.float32, copy=False)
 
     return prefetch(read())
 
