@@ -7,6 +7,7 @@ import pytest
 
 from saejax import artifacts
 from saejax.errors import InputError
+from saejax.storage import Folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,24 @@ def test_a_run_goes_from_new_over_resumed_to_complete(tmp_path: Path, caplog: py
         assert artifacts.begin(out, "sae", Config(out)).complete
     assert caplog.messages == [f"{out} is complete; nothing is left to do"]
     assert artifacts.read_finished(out, "sae")["facts"] == {"rows": 7, "loss": 0.5}
+
+
+def test_a_run_that_another_process_begins_at_the_same_moment_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there at the first look, and is at the second."""
+    out = tmp_path / "run"
+    artifacts.begin(out, "sae", Config(out)).note(rows=7)
+    original, looks = Folder.read, []
+
+    def late(self: Folder, name: str) -> bytes | None:
+        looks.append(name)
+        return None if len(looks) == 1 else original(self, name)
+
+    monkeypatch.setattr(Folder, "read", late)
+    run = artifacts.begin(out, "sae", Config(out))
+    assert run.resumed
+    assert run.manifest["facts"] == {"rows": 7}
 
 
 def test_where_a_run_lies_is_not_what_it_is(tmp_path: Path) -> None:

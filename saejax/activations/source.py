@@ -150,7 +150,7 @@ class StoredRows:
 
 
 def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int) -> int:
-    """Return the bytes of two windows with their orders, and of three batches.
+    """Return the bytes of two windows with the numbers and places of their rows, and of three batches.
 
     Args:
         width: entries of a row.
@@ -158,4 +158,4 @@ def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int) -> int:
         window_rows: rows of a window.
         batch: rows of a batch, which are float32.
     """
-    return 2 * window_rows * (width * np.dtype(dtype).itemsize + 8) + 3 * batch * width * 4
+    return 2 * window_rows * (width * np.dtype(dtype).itemsize + 16) + 3 * batch * width * 4
