@@ -21,9 +21,9 @@ from saejax import artifacts
 from saejax.activations.extractor import ActivationsConfig, Extractor, flat
 from saejax.activations.ledger import COLUMNS
 from saejax.activations.prefetch import prefetch
-from saejax.activations.store import KIND, write_decoder
+from saejax.activations.store import write_decoder
 from saejax.activations.token_rows import TokenRows
-from saejax.activations.writer import StoreWriter, committed_shards
+from saejax.activations.writer import StoreWriter, begin_store
 from saejax.claim import claimed
 from saejax.errors import InputError
 from saejax.progress import progress
@@ -80,11 +80,9 @@ def extract(config: ExtractConfig) -> Place:
     """
     extractor = Extractor.open(config)
     expected = config.tokens or extractor.expected_rows()
-    run = artifacts.begin(config.out, KIND, config, extractor.inputs())
+    run = begin_store(config.out, config, extractor.inputs())
     if run.complete:
-        if len(committed_shards(run.folder)) == run.manifest["facts"]["shards"]:
-            return config.out
-        run = run.reopen()
+        return config.out
     facts = extractor.facts()
     with claimed(run.folder, config.process) as still_ours:
         if config.process == 0:

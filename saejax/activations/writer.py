@@ -16,13 +16,33 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from saejax import artifacts
 from saejax.activations.arrays import RowWriter, chunk_rows_of
 from saejax.activations.ledger import COLUMNS, Columns, DocumentRecord, Ledger, LedgerWriter
-from saejax.activations.store import ACTIVATIONS, LEDGER, RECORDS, STATISTICS, Dtype
+from saejax.activations.store import ACTIVATIONS, KIND, LEDGER, RECORDS, STATISTICS, Dtype
 from saejax.activations.summary import Summary
 from saejax.artifacts import Run
 from saejax.errors import InputError
-from saejax.storage import Folder
+from saejax.storage import Folder, Place
+
+
+def begin_store(out: Place, config: Any, inputs: Mapping[str, Any]) -> Run:
+    """Open the run directory of a store; a complete one that has lost the record of a shard is open again.
+
+    Args:
+        out: where the store goes.
+        config: the frozen config dataclass that is the run's identity.
+        inputs: provenance of what the run reads.
+
+    Returns:
+        The open run.
+
+    Raises:
+        InputError: as `saejax.artifacts.begin`.
+    """
+    run = artifacts.begin(out, KIND, config, inputs)
+    lost = run.complete and len(committed_shards(run.folder)) < run.manifest["facts"]["shards"]
+    return run.reopen() if lost else run
 
 
 @dataclasses.dataclass

@@ -19,8 +19,8 @@ from saejax.activations.imports.npy import NpyFiles
 from saejax.activations.imports.safetensors_chunks import SafetensorsFiles
 from saejax.activations.ledger import Columns
 from saejax.activations.prefetch import prefetch
-from saejax.activations.store import KIND, Dtype
-from saejax.activations.writer import StoreWriter, committed_shards
+from saejax.activations.store import Dtype
+from saejax.activations.writer import StoreWriter, begin_store
 from saejax.claim import claimed
 from saejax.errors import InputError
 from saejax.models.origin import origin
@@ -117,11 +117,9 @@ def import_activations(config: ImportConfig) -> Place:
     rows = _survey(config, found)
     sha256 = [artifacts.file_sha256(file) for file in found.files]
     inputs = {"model_fingerprint": model["model_fingerprint"], "files_sha256": artifacts.fingerprint(sha256)}
-    run = artifacts.begin(config.out, KIND, config, inputs)
+    run = begin_store(config.out, config, inputs)
     if run.complete:
-        if len(committed_shards(run.folder)) == run.manifest["facts"]["shards"]:
-            return config.out
-        run = run.reopen()
+        return config.out
     facts = {**model, **inputs, "runtime": "imported", "format": found.files[0].suffix, "key": found.key}
     facts |= {"has_tokens": found.has_tokens, "bos_id": config.bos_id}
     facts["files"] = [
