@@ -79,11 +79,12 @@ def rotary_angles(position: Int[Array, "batch position"], rope: Rope, d_head: in
 
 
 def rotate(x: Float[Array, "batch position head d_head"], rotary: Rotary) -> Float[Array, "batch position head d_head"]:
-    """Turn each pair (i, i + half) of the first 2 half entries of a head by its angle; the others stay."""
-    cos, sin = (part.astype(x.dtype) for part in rotary)
+    """Turn each pair (i, i + half) of the first 2 half entries of a head by its angle, in float32; the others stay."""
+    cos, sin = rotary
     half = cos.shape[-1]
     first, second, rest = jnp.split(x, (half, 2 * half), axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
 
 
 def attend(
@@ -123,6 +124,17 @@ def attend(
     return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
 
 
+def soft_capped(scores: Float[Array, "*axes"], cap: float) -> Float[Array, "*axes"]:
+    """Bound scores that a softmax is to follow: cap tanh(score / cap), in float32.
+
+    By exp, because XLA's tanh, fused into a softmax on a GPU, has three digits: on an H200 the heads of a Gemma 2 were
+    3e-3 off.
+    """
+    # Clipped where tanh is 1 to the last digit, so that its gradient is a number.
+    doubled = jnp.clip(scores.astype(jnp.float32) * (2 / cap), -40, 40)
+    return (cap * (1 - 2 / (1 + jnp.exp(doubled)))).astype(scores.dtype)
+
+
 def flash_takes(query: Float[Array, "batch position head d_head"], device: Any) -> bool:
     """Tell whether cuDNN's flash attention takes queries on a device.
 
@@ -145,10 +157,7 @@ def _attend(
     batch, length, heads, width = query.shape
     grouped = query.reshape(batch, length, key.shape[2], -1, width)
     scores = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=jnp.float32)
-    # tanh by exp: XLA's, fused into a softmax on a GPU, has three digits (on an H200 heads of Gemma 2 were 3e-3 off).
-    # Clipped where tanh is 1 to the last digit, so that its gradient is a number.
-    doubled = jnp.clip(scores * (2 * (width**-0.5 if scale is None else scale) / softcap), -40, 40)
-    scores = softcap * (1 - 2 / (1 + jnp.exp(doubled)))
+    scores = soft_capped(scores * (width**-0.5 if scale is None else scale), softcap)
     scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bkgts,bskd->btkgd", weights, value).reshape(batch, length, heads, width)

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from saejax.errors import InputError
-from saejax.models.attention import Surroundings, attend, rotate
+from saejax.models.attention import Surroundings, attend, rotate, soft_capped
 from saejax.models.config import TransformerConfig
 
 Hidden: TypeAlias = Float[Array, "batch position d_model"]
@@ -137,8 +137,11 @@ class Block(nnx.Module):
         return heads.reshape(*x.shape[:2], -1)
 
     def _mlp_hidden(self, x: Hidden) -> Float[Array, "batch position d_mlp"]:
+        """Return what the MLP's last matrix reads: rounded once, as the bend and the product of two are in float32."""
         bent = ACTIVATIONS[self.config.activation]
-        return bent(self.w_gate(x)) * self.w_up(x) if self.config.gated else bent(self.w_up(x))
+        up = self.w_up(x).astype(jnp.float32)
+        hidden = bent(self.w_gate(x).astype(jnp.float32)) * up if self.config.gated else bent(up)
+        return hidden.astype(x.dtype)
 
 
 class MaskedHead(nnx.Module):
@@ -205,7 +208,7 @@ class Transformer(nnx.Module):
         if self.config.head == "masked":
             scores = scores + self.masked_head.bias[...]
         cap = self.config.logit_softcap
-        return scores if cap is None else cap * jnp.tanh(scores / cap)
+        return scores if cap is None else soft_capped(scores, cap)
 
     def embedded(self, input_ids: Int[Array, "batch position"], position: Int[Array, "batch position"]) -> Hidden:
         """Return what enters the first block."""

@@ -3,12 +3,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import pytest
 from made_models import CASES, Pair, saved_model
 
 import saejax.models
 from saejax.errors import InputError
 from saejax.models.fetch import PACKAGES, FetchConfig, download, fetch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _products_of_float32() -> Iterator[None]:
+    """Take matrix products in float32 on GPUs too, which round their inputs to TF32 else: torch's here are of a CPU."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 @pytest.fixture(scope="session", params=sorted(name for name in CASES if name.startswith("llama")))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from saejax.models.attention import PIECES, SHORTEST_PIECE, attend, attention_mask
+from saejax.models.attention import PIECES, SHORTEST_PIECE, attend, attention_mask, soft_capped
 
 
 def by_formula(query, key, value, mask, scale: float, softcap: float | None) -> np.ndarray:
@@ -34,6 +34,15 @@ def test_each_query_weighs_the_keys_it_may_look_at(
     found = attend(query, key, value, mask, causal=causal, scale=0.5, softcap=softcap)
     expected = by_formula(query, key, value, np.asarray(mask), 0.5, softcap)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float32", 2e-7), ("bfloat16", 2**-8)])
+def test_capped_scores_are_those_of_tanh(dtype: str, digits: float) -> None:
+    scores = jnp.concatenate([jnp.linspace(-200, 200, 1001), jnp.array([1e-3, 1e30, -1e30, jnp.inf])]).astype(dtype)
+    found = soft_capped(scores, 30.0)
+    assert found.dtype == scores.dtype
+    expected = 30 * np.tanh(np.asarray(scores, np.float64) / 30)
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=30 * digits)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e4])
