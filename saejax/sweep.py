@@ -1,4 +1,4 @@
-"""A sweep trains SAEs of several sizes of k, learning rates and seeds on one stream of batches, and compares them.
+"""A sweep trains SAEs of several k, weights of L1, learning rates and seeds on one stream, and compares them.
 
 OUT/NAME/     a run of `saejax train` for each of them, the same as if it had been trained alone
 OUT/sweep.csv      a line for each: what was varied, FVU, L0, dead latents
@@ -30,7 +30,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Train SAEs that differ in seed, k or learning rate on one stream of batches."""
+    """Train SAEs that differ in seed, k, weight of L1 or learning rate on one stream of batches."""
 
     train: Annotated[SAETrainConfig, tyro.conf.arg(name="")]
     """What they share; `out` is the folder of all of them."""
@@ -38,12 +38,14 @@ class SweepConfig:
     """Seeds of initial decoders; that of `train` when not given."""
     ks: tuple[int, ...] = ()
     """Latents kept per row; that of `train` when not given."""
+    l1_coefficients: tuple[float, ...] = ()
+    """Weights of the L1 norm of codes; that of `train` when not given."""
     learning_rates: tuple[float, ...] = ()
     """Peak learning rates; that of `train` when not given."""
 
     def __post_init__(self) -> None:
         """Refuse to train one SAE twice."""
-        for name in ("seeds", "ks", "learning_rates"):
+        for name in ("seeds", "ks", "l1_coefficients", "learning_rates"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise InputError(f"{name} {', '.join(map(str, values))} names one twice; name each once")
@@ -53,7 +55,10 @@ class SweepConfig:
         return dict(self._members())
 
     def _members(self) -> Iterator[tuple[str, SAETrainConfig]]:
-        varied = {"k": self.ks, "learning_rate": self.learning_rates, "seed": self.seeds}
+        varied = {
+            "k": self.ks, "l1_coefficient": self.l1_coefficients, "learning_rate": self.learning_rates,
+            "seed": self.seeds,
+        }  # fmt: skip
         varied = {name: values for name, values in varied.items() if values}
         for values in itertools.product(*varied.values()):
             changes: dict[str, Any] = dict(zip(varied, values, strict=True))
@@ -114,6 +119,7 @@ def _row(name: str, member: SAETrainConfig, run: Path) -> dict[str, Any]:
     """Return a line of the table, from what a run has written."""
     health = {line["metric"]: line["value"] for line in artifacts.read_json(run / "health.json")}
     return {
-        "name": name, "k": member.k, "learning_rate": member.peak_rate, "seed": member.seed,
+        "name": name, "k": member.k, "l1_coefficient": member.l1_coefficient, "learning_rate": member.peak_rate,
+        "seed": member.seed,
         **{column: health[column] for column in COLUMNS},
     }  # fmt: skip

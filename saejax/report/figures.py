@@ -104,11 +104,11 @@ def training_curves(curves: dict[str, list[dict[str, Any]]], key: str, title: st
     return {"data": data, "layout": _names_beside(layout) if len(curves) > len(SIDE_COLOURS) else layout}
 
 
-def pareto(points: list[tuple[str, int, float, float]]) -> Figure:
+def pareto(points: list[tuple[str, str, float, float]]) -> Figure:
     """Draw what SAEs leave unexplained against how many latents they use, with a line through the best.
 
     Args:
-        points: name, k, L0 and FVU of each SAE.
+        points: name, what sets its sparsity, L0 and FVU of each SAE; equal ones of the second share a colour.
 
     Returns:
         The figure.
@@ -124,13 +124,13 @@ def pareto(points: list[tuple[str, int, float, float]]) -> Figure:
             "y": [point[3] for point in best], "line": {"color": BIGRAM_COLOUR, "width": 1.5, "dash": "dash"},
         }
     ]  # fmt: skip
-    ks = sorted({k for _, k, _, _ in points})
-    for k, colour in zip(ks, itertools.cycle(SEED_COLOURS), strict=False):
-        of_k = [point for point in points if point[1] == k]
+    kinds = dict.fromkeys(kind for _, kind, _, _ in points)
+    for kind, colour in zip(kinds, itertools.cycle(SEED_COLOURS), strict=False):
+        alike = [point for point in points if point[1] == kind]
         data.append(
             {
-                "type": "scatter", "mode": "markers", "name": f"k {k}", "x": [point[2] for point in of_k],
-                "y": [point[3] for point in of_k], "text": [point[0] for point in of_k],
+                "type": "scatter", "mode": "markers", "name": kind, "x": [point[2] for point in alike],
+                "y": [point[3] for point in alike], "text": [point[0] for point in alike],
                 "marker": {"color": colour, "size": 9},
             }
         )  # fmt: skip

@@ -27,7 +27,7 @@ def draw(folders: list[Path], out: Path) -> Path:
         InputError: a run is absent or unfinished.
     """
     saes = [_sae(folder) for folder in folders]
-    points = [(sae["name"], sae["config"]["k"], sae["health"]["l0"], sae["health"]["fvu"]) for sae in saes]
+    points = [(sae["name"], _sparsity(sae["config"]), sae["health"]["l0"], sae["health"]["fvu"]) for sae in saes]
     curves = {sae["name"]: artifacts.read_metrics(sae["folder"]) for sae in saes}
     manifest = artifacts.read_finished(folders[0], KIND)
     drawn = [figures.pareto(points), figures.training_curves(curves, "fvu", "FVU of each step's batch", "FVU")]
@@ -35,6 +35,11 @@ def draw(folders: list[Path], out: Path) -> Path:
         out, "sweep.jinja", title="Sparse autoencoders on one stream of activations", saes=saes, figures=drawn,
         facts=manifest["facts"], made=f"{manifest['finished']} by saejax {manifest['saejax']}",
     )  # fmt: skip
+
+
+def _sparsity(config: dict[str, Any]) -> str:
+    l1 = config["l1_coefficient"]
+    return f"k {config['k']}, L1 {l1:g}" if l1 else f"k {config['k']}"
 
 
 def _sae(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,10 @@ class SAETrainConfig:
     d_sae: int = 2048
     """Dictionary size: number of latents."""
     k: int = 16
-    """Latents kept per row."""
+    """Latents kept per row, at most."""
+    l1_coefficient: float = 0.0
+    """Weight of the L1 norm of a row's codes beside its squared error, both in normalised units, which makes a ReLU SAE
+    of what never reaches k: `capped` in the log is the share of rows that do, to be brought to 0 by a larger k."""
     steps: int = 1500
     """Training steps."""
     batch: int = 2048
@@ -95,8 +98,8 @@ class SAETrainConfig:
         """Refuse what no run can have, all of it at once."""
         least = {
             "d_sae": 1, "k": 1, "steps": 1, "batch": 1, "warmup_steps": 0, "decay_steps": 0, "aux_k": 1,
-            "aux_capacity": 1, "aux_coefficient": 0, "dead_window": 1, "initial_rows": 2, "checkpoint_every": 1,
-            "keep": 1, "window_rows": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
+            "aux_capacity": 1, "aux_coefficient": 0, "l1_coefficient": 0, "dead_window": 1, "initial_rows": 2,
+            "checkpoint_every": 1, "keep": 1, "window_rows": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
         }  # fmt: skip
         given = {name: getattr(self, name) for name in least}
         problems = [
@@ -106,6 +109,8 @@ class SAETrainConfig:
         ]
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             problems.append(f"learning_rate {self.learning_rate}; give a positive number")
+        if self.l1_coefficient == math.inf:
+            problems.append("l1_coefficient inf; give a finite number")
         for name, value in (("k", self.k), ("aux_k", self.aux_k)):
             if value is not None and value > self.d_sae:
                 problems.append(f"{name} {value} is larger than d_sae {self.d_sae}; lower {name} or raise d_sae")
@@ -159,6 +164,7 @@ class SAETrainConfig:
             aux_k=self.aux_k or min(max(d_model // 2, 1), self.d_sae, self.aux_capacity),
             aux_capacity=self.aux_capacity,
             aux_coefficient=self.aux_coefficient,
+            l1_coefficient=self.l1_coefficient,
             dead_window=self.dead_window,
             precision=self.precision,
             impl=self.kernels,

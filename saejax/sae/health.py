@@ -31,7 +31,9 @@ class Range:
 
 
 RANGES = {
-    "density": Range(0.02, 0.1, "raise k, or lower d_sae", "lower k, or raise d_sae"),
+    "density": Range(
+        0.02, 0.1, "raise k, lower l1_coefficient, or lower d_sae", "lower k, raise l1_coefficient, or raise d_sae"
+    ),
     "dead_rate": Range(
         0.05,
         0.2,

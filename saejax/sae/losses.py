@@ -1,4 +1,4 @@
-"""The reconstruction loss of a TopK SAE and its gradient, in normalised units."""
+"""The loss of an SAE and its gradient, in normalised units."""
 
 from typing import NamedTuple
 
@@ -31,10 +31,16 @@ def reconstruction_loss(
     k: int,
     how: Execution,
     variance: Float[Array, ""] | None = None,
+    l1_coefficient: float = 0.0,
 ) -> tuple[Float[Array, ""], Forward, Weights]:
-    """Compute the squared error of a batch as a fraction of the data's variance, and its gradient.
+    """Compute the squared error of a batch as a fraction of the data's variance, and the gradient of the loss.
 
-    loss = mean_r |x_r - x_hat_r|^2 / (d_model variance), in normalised units.
+    fvu = mean_r |x_r - x_hat_r|^2 / (d_model variance), in normalised units;
+    loss = fvu + l1_coefficient mean_r |f_r|_1 / (d_model variance), with f the codes.
+
+    The second is, up to the common divisor, the loss of a ReLU SAE whose decoder rows have unit norm (Bricken et al.
+    2023, "Towards Monosemanticity") wherever a row has fewer than k positive codes, and of a ReLU SAE that keeps the k
+    largest elsewhere.
 
     d_model variance is the summed variance of the sample that the normalisation was fitted to; so this is the batch's
     FVU with one fixed denominator for the whole run, not the variance of whichever batch comes by.
@@ -49,9 +55,10 @@ def reconstruction_loss(
         k: latents kept per row.
         how: how to compute.
         variance: of a dimension of that sample, in the mean over dimensions; None for 1.
+        l1_coefficient: weight of the L1 norm of codes.
 
     Returns:
-        The loss, what the forward pass found, and the gradient; where it is sharded, the part of the gradient that
+        The FVU, what the forward pass found, and the gradient; where it is sharded, the part of the gradient that
         this device's rows give.
     """
     d_sae, width = weights.encoder.shape
@@ -70,10 +77,11 @@ def reconstruction_loss(
     entries = how.all_rows(len(x)) * width
     if variance is not None:
         entries = entries * variance
-    loss = how.over_rows(jnp.sum(residual**2)) / entries
+    fvu = how.over_rows(jnp.sum(residual**2)) / entries
 
     to_x_hat = -2 / entries * residual
-    to_codes = jnp.where(values > 0, products_at(to_x_hat, indices, weights.W_dec, impl=how.impl), 0)
+    to_codes = products_at(to_x_hat, indices, weights.W_dec, impl=how.impl) + l1_coefficient / entries
+    to_codes = jnp.where(values > 0, to_codes, 0)
     to_b_enc = jnp.zeros(d_sae).at[indices].add(to_codes)
     # The sum over rows of the gradient to `centred`, without needing that.
     to_centred = how.over_latents(jnp.matmul(to_b_enc, weights.encoder, precision="highest"))
@@ -83,4 +91,4 @@ def reconstruction_loss(
         W_dec=outer_sum(values, indices, to_x_hat, d_sae, impl=how.impl),
         b_dec=jnp.sum(to_x_hat, axis=0) - to_centred,
     )
-    return loss, Forward(residual, values, indices, whole), gradient
+    return fvu, Forward(residual, values, indices, whole), gradient

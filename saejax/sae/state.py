@@ -41,6 +41,8 @@ class Recipe:
     """Inputs of matrix products: float32, or bfloat16; everything else is float32."""
     impl: Impl
     """Kernels: jax, gpu or tpu."""
+    l1_coefficient: float = 0.0
+    """Weight of the L1 norm of codes."""
     recall: float | None = None
     """Share of a row's k largest latents that a step is to find; all when None."""
     deterministic: bool = False

@@ -44,7 +44,8 @@ def take_step(
     Returns:
         The state after, the workspace, and metrics of the batch before the step: `fvu` (in normalised units, against
         the variance of the initial sample; in the model's units it is another, unless the normalisation is none or
-        scalar), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`.
+        scalar), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`; with a weight of L1 also `l1` (mean over
+        rows of the sum of codes) and `capped` (share of the rows that have all k).
     """
     del space  # its buffers become those of the one that is returned
     x = jnp.asarray(x)
@@ -74,7 +75,7 @@ def _step(
     state: TrainState, x: Float[Array, "rows d_model"], recipe: Recipe, how: Execution
 ) -> tuple[TrainState, Workspace, dict[str, Array]]:
     weights, z = state.weights, state.normalisation.apply(x)
-    fvu, forward, gradient = reconstruction_loss(weights, z, state.config.k, how, state.variance)
+    fvu, forward, gradient = reconstruction_loss(weights, z, state.config.k, how, state.variance, recipe.l1_coefficient)
     dead = state.silent >= recipe.dead_window
     aux, gradient = add_aux_gradient(
         gradient, weights, dead, z, forward,
@@ -95,6 +96,10 @@ def _step(
         "dead": how.over_latents(jnp.sum(dead)),
         "learning_rate": recipe.rate(state.step),
     }
+    if recipe.l1_coefficient:
+        metrics["l1"] = how.over_rows(how.over_latents(jnp.sum(forward.values))) / rows
+        of_row = how.over_latents(jnp.sum(active, axis=1))
+        metrics["capped"] = how.over_rows(jnp.sum(of_row == state.config.k, dtype=jnp.float32)) / rows
     after = dataclasses.replace(state, weights=stepped, optimiser=optimiser, silent=silent, step=state.step + 1)
     return after, Workspace(forward.product, gradient), metrics
 

@@ -63,7 +63,7 @@ def train(config: SAETrainConfig) -> Path:
 
 
 def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
-    """Train SAEs that differ in seed, k or learning rate on one stream of batches, each as if it were alone.
+    """Train SAEs that differ in seed, k, weight of L1 or learning rate on one stream of batches, each as if alone.
 
     Args:
         configs: runs that agree in all else but `out`.
@@ -110,7 +110,9 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
 def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
     for name in vars(configs[0]):
         values = [getattr(config, name) for config in configs]
-        if name not in ("out", "seed", "k", "learning_rate") and any(value != values[0] for value in values):
+        if name not in ("out", "seed", "k", "l1_coefficient", "learning_rate") and any(
+            value != values[0] for value in values
+        ):
             raise InputError(f"SAEs that train together have one {name}, not {', '.join(map(str, values))}")
 
 

@@ -49,16 +49,16 @@ def test_curves_keep_the_order_and_names_of_the_saes() -> None:
 
 def test_the_line_of_a_pareto_figure_joins_what_no_other_beats() -> None:
     points = [
-        ("a", 8, 8.0, 0.3),
-        ("b", 8, 7.9, 0.35),
-        ("c", 16, 15.0, 0.2),
-        ("d", 16, 15.5, 0.31),
-        ("e", 16, 16.0, 0.1),
+        ("a", "k 8", 8.0, 0.3),
+        ("b", "k 8", 7.9, 0.35),
+        ("c", "k 16, L1 2", 15.0, 0.2),
+        ("d", "k 16, L1 2", 15.5, 0.31),
+        ("e", "k 16, L1 2", 16.0, 0.1),
     ]
     drawn = plotted(figures.pareto(points))
     assert list(drawn.data[0].x) == [7.9, 8.0, 15.0, 16.0]
     assert list(drawn.data[0].y) == [0.35, 0.3, 0.2, 0.1]
-    assert [trace.name for trace in drawn.data[1:]] == ["k 8", "k 16"]
+    assert [trace.name for trace in drawn.data[1:]] == ["k 8", "k 16, L1 2"]
     assert list(drawn.data[2].text) == ["c", "d", "e"]
 
 

@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = ("layer_norm", "zca")
 SHAPE, ROWS, STEPS, NEVER = SAEConfig(d_model=16, d_sae=320, k=6), 64, 12, 90
 RECIPE = Recipe(
     steps=100, learning_rate=3e-3, warmup_steps=3, decay_steps=20, aux_k=8, aux_capacity=48, aux_coefficient=1 / 4,
-    dead_window=3 * ROWS, precision="float32", impl="jax",
+    dead_window=3 * ROWS, precision="float32", impl="jax", l1_coefficient=0.2,
 )  # fmt: skip
 
 

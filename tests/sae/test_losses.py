@@ -37,6 +37,28 @@ def test_the_loss_is_the_squared_error_over_the_width():
     np.testing.assert_allclose(loss_of(sae, x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("variance", "k"), [(None, 4), (2.5, 4), (2.5, 24)])
+def test_the_gradient_with_a_weight_of_l1_is_that_of_a_relu_sae(variance, k):
+    """Of one that keeps the k largest, and where k is all latents, of the plain one."""
+    sae, x = away_from_start()
+    weights = Weights.of(sae)
+
+    def dense(weights: Weights) -> jax.Array:
+        codes = jax.nn.relu((x - weights.b_dec) @ weights.encoder.T + weights.b_enc)
+        if k < 24:
+            codes = jnp.where(codes >= jnp.sort(codes, axis=1)[:, -k, None], codes, 0)
+        error = jnp.sum((x - codes @ weights.W_dec - weights.b_dec) ** 2, axis=1)
+        return jnp.mean(error + 0.7 * jnp.sum(codes, axis=1)) / 8 / (variance or 1)
+
+    given = None if variance is None else jnp.asarray(variance)
+    plain, forward, found = reconstruction_loss(weights, jnp.asarray(x), k, HOW, given, 0.7)
+    l1 = 0.7 * jnp.mean(jnp.sum(forward.values, axis=1)) / 8 / (variance or 1)
+    np.testing.assert_allclose(plain + l1, dense(weights), rtol=1e-5)
+    for name, expected in vars(jax.grad(dense)(weights)).items():
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("variance", [None, 2.5])
 def test_the_gradient_is_that_of_the_dense_loss(variance):
     sae, x = away_from_start()

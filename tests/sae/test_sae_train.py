@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -305,6 +306,8 @@ def test_a_command_killed_at_any_moment_ends_as_an_undisturbed_one(store, tmp_pa
         ({"aux_capacity": 4096}, "aux_capacity 4096; give at most 2048"),
         ({"aux_k": 9, "aux_capacity": 8}, "aux_k 9 is larger than aux_capacity 8; lower aux_k"),
         ({"aux_coefficient": float("nan")}, "aux_coefficient nan; give at least 0"),
+        ({"l1_coefficient": -1.0}, "l1_coefficient -1.0; give at least 0"),
+        ({"l1_coefficient": math.inf}, "l1_coefficient inf; give a finite number"),
         ({"steps": 25}, "warmup_steps 10 + decay_steps 20 exceed steps 25; lower them or raise steps"),
         ({"batch": 90, "data": 4}, "batch 90 is no multiple of data 4; change one of them"),
         ({"latent": 5}, "d_sae 48 is no multiple of latent 5; change one of them"),

@@ -87,6 +87,32 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
         np.testing.assert_allclose(getattr(after.sae, name), value, atol=1e-2 * moved)
 
 
+def test_where_no_row_reaches_k_a_larger_k_changes_nothing(batches):
+    """So an SAE with a weight of L1 and room enough is the ReLU SAE, whose k is all latents."""
+    recipe, ends, capped = dataclasses.replace(RECIPE, l1_coefficient=1.0), [], []
+    for k in (20, SHAPE.d_sae):
+        shape, key, metrics = dataclasses.replace(SHAPE, k=k), jax.random.key(0), {}
+        sae = initial_sae(shape, np.concatenate(batches), key)
+        state = initial_state(dataclasses.replace(sae, b_enc=sae.b_enc - 1.5), recipe, key)
+        for x in batches:
+            state, metrics = steps(state, [x], recipe)
+            capped.append(float(metrics["capped"]))
+        assert 2 < metrics["l0"] < 20
+        ends.append(state.weights)
+    assert not any(capped)
+    for name, value in vars(ends[1]).items():
+        np.testing.assert_allclose(getattr(ends[0], name), value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_log_says_how_many_rows_reach_k_where_l1_is_weighed(batches):
+    state = started(batches)
+    codes = np.sort(np.asarray(state.sae.encode(batches[0])), axis=1)[:, -SHAPE.k :]
+    _, metrics = steps(state, batches[:1], dataclasses.replace(RECIPE, l1_coefficient=1.0))
+    np.testing.assert_allclose(metrics["capped"], np.mean(codes[:, 0] > 0), rtol=1e-6)
+    np.testing.assert_allclose(metrics["l1"], codes.sum(axis=1).mean(), rtol=1e-5)
+    assert "capped" not in steps(started(batches), batches[:1])[1]
+
+
 def test_rows_stay_at_unit_norm_and_the_scale_never_moves(batches):
     state = started(batches)
     scale = np.asarray(state.sae.normalisation.scale).copy()

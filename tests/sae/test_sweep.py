@@ -62,6 +62,26 @@ def test_they_share_a_normalisation_and_its_sample(base: SAETrainConfig, tmp_pat
     assert not np.array_equal(ours.W_dec, theirs.W_dec)
 
 
+def test_weights_of_l1_are_varied_too_and_thin_the_codes(base: SAETrainConfig, tmp_path: Path) -> None:
+    config = SweepConfig(
+        dataclasses.replace(base, k=32, steps=400, out=tmp_path / "sweep"), l1_coefficients=(0.05, 0.5, 2.0)
+    )
+    sweep(config)
+    names = ["l1_coefficient0.05", "l1_coefficient0.5", "l1_coefficient2"]
+    assert list(config.members()) == names
+    alone = train(dataclasses.replace(config.members()[names[1]], out=tmp_path / "alone"))
+    for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+        assert (tmp_path / "sweep" / names[1] / file).read_bytes() == (alone / file).read_bytes(), file
+    with (tmp_path / "sweep" / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["l1_coefficient"]) for row in rows] == [0.05, 0.5, 2.0]
+    l0, fvu = ([float(row[name]) for row in rows] for name in ("l0", "fvu"))
+    assert l0 == sorted(l0, reverse=True)
+    assert fvu == sorted(fvu)
+    assert l0[-1] < 0.7 * l0[0]
+    assert "k 32, L1 0.5" in (tmp_path / "sweep" / "sweep.html").read_text()
+
+
 def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepConfig, list[str]]) -> None:
     config, printed = swept
     with (config.train.out / "sweep.csv").open() as file:
@@ -73,7 +93,7 @@ def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepCo
         health = json.loads((config.train.out / row["name"] / "health.json").read_text())
         assert float(row["fvu"]) == {line["metric"]: line["value"] for line in health}["fvu"]
     assert max(float(row["fvu"]) for row in rows[2:]) < min(float(row["fvu"]) for row in rows[:2])
-    assert printed[0].split() == ["name", "k", "learning_rate", "seed", "fvu", "l0", "dead_rate"]
+    assert printed[0].split() == ["name", "k", "l1_coefficient", "learning_rate", "seed", "fvu", "l0", "dead_rate"]
     assert len(printed) == 6
     page = Path(printed[-1]).read_text()
     assert all(row["name"] in page for row in rows)
