@@ -46,6 +46,7 @@ VERBS = {
     "stats": Verb("saejax.stats", "StatsConfig", "stats", "measure a store: norms, spectrum, outlier dimensions"),
     "live": Verb("saejax.activations.live", "LiveConfig", "record", "name activations to compute while an SAE trains"),
     "train": Verb("saejax.sae.train", "SAETrainConfig", "train", "train a sparse autoencoder on a store", "plan"),
+    "sae import": Verb("saejax.sae.formats", "ImportSAEConfig", "import_sae", "take an SAE that others have trained"),
     "sweep": Verb("saejax.sweep", "SweepConfig", "sweep", "train SAEs side by side, and compare them", "plan"),
     "eval": Verb("saejax.interventions.evaluation", "EvalConfig", "evaluate", "splice an SAE into its model", "plan"),
     "encode": Verb("saejax.features.encode", "EncodeConfig", "encode", "turn a store into sparse codes", "plan"),
@@ -99,7 +100,7 @@ def run(words: list[str]) -> list[str]:
         return overview()
     if words == ["--version"]:
         return [f"saejax {importlib.import_module('importlib.metadata').version('saejax')}"]
-    name = " ".join(words[: 2 if words[0] == "lm" else 1])
+    name = " ".join(words[: 2 if words[0] in ("lm", "sae") else 1])
     if name not in VERBS:
         raise InputError(f"verb {name!r} is unknown; choose one of {', '.join(VERBS)}")
     verb, rest = VERBS[name], words[len(name.split()) :]

@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
 from servers import S3Server
+
+MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), 20_000
+"""Linux gives a process 65,530 mappings of memory, and a program that XLA compiled takes six of them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +35,16 @@ def _check_no_shapes_in_slow_tests(request: pytest.FixtureRequest) -> Iterator[N
     jaxtyping.config.update("jaxtyping_disable", slow)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _unload_programs() -> Iterator[None]:
+    """Unload what was compiled before a process has no mapping left, at which XLA would crash it."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,8 @@ class Measured:
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean x|^2."""
     l0: float
     """Mean number of codes above zero per row."""
+    most_active: int
+    """Largest number of codes above zero in a row."""
     mean_active: float
     """Mean of the codes above zero, in normalised units."""
     firing_rate: Float[np.ndarray, "d_sae"]
@@ -102,6 +104,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
     """
     moments = Moments()
     error = active = 0.0
+    most_active = 0
     fired = np.zeros(sae.config.d_sae, np.int64)
     for x in blocks:
         # Blocks differ in length by the special tokens left out; padded lengths are few, and so are
@@ -111,6 +114,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         moments.add(x)
         error += float(squared.sum(dtype=np.float64))
         active += float(values.sum(dtype=np.float64))
+        most_active = max(most_active, int((values > 0).sum(axis=1).max(initial=0)))
         fired += np.bincount(indices[values > 0], minlength=sae.config.d_sae)
     if moments.count == 0:
         raise ValueError("there is no row to measure the SAE on")
@@ -120,6 +124,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         mse=error / (moments.count * sae.config.d_model),
         fvu=error / moments.deviation if moments.deviation else float("nan"),
         l0=float(fired.sum()) / moments.count,
+        most_active=most_active,
         mean_active=active / int(fired.sum()) if fired.any() else float("nan"),
         firing_rate=fired / moments.count,
         mean=moments.mean,

@@ -1,0 +1,148 @@
+"""The verb `saejax sae import`: an SAE that another library has trained becomes a run, which all stages read.
+
+Its file says little of what it belongs to, so the store that it is to encode does: model, hook, width. What is not of
+that hook explains none of its variance, and is refused.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from saejax import artifacts
+from saejax.activations.filters import RowFilter
+from saejax.activations.reader import blocks
+from saejax.activations.store import Store
+from saejax.errors import InputError
+from saejax.progress import progress
+from saejax.sae.formats import sae_lens, sparsify
+from saejax.sae.formats.foreign import ForeignSAE
+from saejax.sae.health import health_table
+from saejax.sae.metrics import Measured, measure
+from saejax.sae.params import SAE, save
+from saejax.sae.provenance import provenance
+from saejax.storage import Place
+
+FORMATS = {"sparsify": sparsify, "SAELens": sae_lens}
+BLOCK, TRIAL_BLOCKS = 8192, 8
+"""Rows that are measured at a time; and so many times before anything is written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportSAEConfig:
+    """Make a run of an SAE that sparsify or SAELens has trained: TopK or ReLU, of one hook."""
+
+    source: Path
+    """Folder with the SAE's cfg.json and its weights, sae.safetensors of sparsify or sae_weights.safetensors of
+    SAELens."""
+    store: Place
+    """Activation store of the model that the SAE was trained on; its health is measured there."""
+    hook: str
+    """Hook of the store that the SAE reads: what is layers.5 for sparsify and blocks.5.hook_resid_post for SAELens is
+    resid_post.5 here. Never guessed."""
+    out: Path
+    """Run directory to write."""
+    rows: RowFilter = RowFilter()
+    """Rows of the store to measure it on."""
+    k: int = 512
+    """Latents kept per row of an SAE that keeps all that are positive; too few for a row of the store are refused."""
+
+    def __post_init__(self) -> None:
+        """Refuse to keep none."""
+        if self.k < 1:
+            raise InputError(f"k {self.k}; give at least 1")
+
+
+def import_sae(config: ImportSAEConfig) -> Path:
+    """Make a run of an SAE.
+
+    Args:
+        config: where it is, and what it reads.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        InputError: the files are broken or of another kind of SAE, the store lacks the hook, it has another width or
+            rows that the SAE does not explain (nothing is written then), or `out` holds another run.
+    """
+    name, foreign = read(config.source)
+    sae, store = foreign.sae(config.k), Store.open(config.store)
+    store.require(hook=config.hook)
+    if sae.config.d_model != store.width(config.hook):
+        raise InputError(
+            f"SAE {config.source} reads rows of {sae.config.d_model} numbers, and {config.hook} of {config.store} has "
+            f"{store.width(config.hook)}; name the model and the hook that it was trained on"
+        )
+    _require_fit(config, foreign, measure(sae, itertools.islice(_rows(store, config), TRIAL_BLOCKS)))
+    inputs = {
+        "store": artifacts.run_fingerprint(config.store),
+        "weights_sha256": artifacts.file_sha256(config.source / FORMATS[name].WEIGHTS),
+    }
+    run = artifacts.begin(config.out, "sae", config, inputs)
+    if not run.complete:
+        _finish(run, config, foreign, sae, store, name)
+    return run.path
+
+
+def read(source: Path) -> tuple[str, ForeignSAE]:
+    """Read an SAE of any format.
+
+    Args:
+        source: its folder.
+
+    Returns:
+        The name of the format, and the SAE.
+
+    Raises:
+        InputError: the folder holds none, or a broken one.
+    """
+    if (source / artifacts.MANIFEST).exists():
+        raise InputError(f"source {source} is a run of saejax; name it where an SAE is asked for, it needs no import")
+    for name, module in FORMATS.items():
+        if (source / module.WEIGHTS).exists():
+            return name, module.read(source)
+    looked_for = " or ".join(f"{module.WEIGHTS} ({name})" for name, module in FORMATS.items())
+    held = ", ".join(sorted(entry.name for entry in source.iterdir())[:3]) if source.is_dir() else ""
+    raise InputError(f"source {source} holds no {looked_for}, but {held or 'nothing'}; name the folder of one SAE")
+
+
+def _rows(store: Store, config: ImportSAEConfig) -> Iterator[Float32[np.ndarray, "_ d_model"]]:
+    kept = config.rows.kept(store, config.hook)
+    return (x for _, x in blocks(store, config.hook, BLOCK, kept=kept))
+
+
+def _require_fit(config: ImportSAEConfig, foreign: ForeignSAE, measured: Measured) -> None:
+    if not measured.fvu < 1:
+        raise InputError(
+            f"SAE {config.source} leaves {measured.fvu:.3g} of the variance of {config.hook} of {config.store} "
+            "unexplained, as its mean would 1; name the model and the hook that it was trained on"
+        )
+    if foreign.k is None and config.k <= measured.most_active < foreign.W_enc.shape[1]:
+        raise InputError(
+            f"k {config.k} is too small: a row of {config.store} has as many latents above zero; raise k, into a new "
+            "directory where a run has begun"
+        )
+
+
+def _finish(
+    run: artifacts.Run, config: ImportSAEConfig, foreign: ForeignSAE, sae: SAE, store: Store, format_name: str
+) -> None:
+    def shown() -> Iterator[Float32[np.ndarray, "_ d_model"]]:
+        with progress("measure SAE", int(config.rows.kept(store, config.hook).sum())) as advance:
+            for x in _rows(store, config):
+                yield x
+                advance(len(x))
+
+    measured = measure(sae, shown())
+    _require_fit(config, foreign, measured)
+    facts = save(sae, run.path)
+    artifacts.write_json(run.path / "health.json", health_table(sae, measured))
+    run.finish(
+        **provenance(store.manifest["facts"], config.hook),
+        rows=measured.rows, measured_rows=measured.rows, format=format_name, foreign_config=dict(foreign.config),
+        **facts,
+    )  # fmt: skip
