@@ -25,8 +25,8 @@ def shaken(model: torch.nn.Module) -> None:
 
 
 def keep(name: str, x: torch.Tensor, codes: torch.Tensor, x_hat: torch.Tensor) -> None:
-    x, codes, x_hat = (value.detach().float().numpy() for value in (x, codes, x_hat))
-    np.savez(HERE / name / "golden.npz", x=x, codes=codes, x_hat=x_hat)
+    rows, found, decoded = (value.detach().float().numpy() for value in (x, codes, x_hat))
+    np.savez(HERE / name / "golden.npz", x=rows, codes=found, x_hat=decoded)
 
 
 def main() -> None:
