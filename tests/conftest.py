@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
-from servers import S3Server
+from servers import GCSServer, S3Server
 
 MAPPINGS, MOST_MAPPINGS = Path("/proc/self/maps"), 20_000
 """Linux gives a process 65,530 mappings of memory, and a program that XLA compiled takes six of them."""
@@ -55,5 +55,15 @@ def s3() -> Iterator[S3Server]:
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs() -> Iterator[GCSServer]:
+    """Return a server of Google Cloud Storage's protocol on loopback, which all `gs://` then means."""
+    server = GCSServer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.endpoint)
         yield server
     server.stop()

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 from full_disk import full_disk
-from servers import S3Server
+from servers import GCSServer, S3Server
 
 from saejax.claim import claimed
 from saejax.errors import InputError
 from saejax.storage import Folder, Place, reference, referred
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+@pytest.fixture(params=["disk", "memory", "s3", "gcs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Return a folder that nobody has used, of each kind."""
-    if request.param == "s3":
-        return f"{request.getfixturevalue('s3').bucket()}/some/folder"
+    if request.param in ("s3", "gcs"):
+        return f"{request.getfixturevalue(request.param).bucket()}/some/folder"
     return tmp_path / "a" / "b" if request.param == "disk" else f"memory://{uuid.uuid4()}/b"
 
 
@@ -99,6 +99,11 @@ def test_a_bucket_without_permission_is_named(s3: S3Server) -> None:
 def test_a_bucket_that_does_not_exist_is_named(s3: S3Server) -> None:
     with pytest.raises(InputError, match=r"s3://nobodys-bucket/run/a cannot be written: .*make the bucket"):
         Folder("s3://nobodys-bucket/run").write("a", b"")
+
+
+def test_a_bucket_of_google_that_does_not_exist_is_named(gcs: GCSServer) -> None:
+    with pytest.raises(InputError, match=r"gs://nobodys-bucket/run/a cannot be written: .*; make the bucket"):
+        Folder("gs://nobodys-bucket/run").write("a", b"")
 
 
 def test_a_full_disk_is_named_and_what_was_written_stays(tmp_path: Path) -> None:

@@ -124,9 +124,12 @@ def test_a_process_that_never_came_is_made_up_for_by_another_number_of_them(
     ended_the_same(config, made)
 
 
-def test_a_store_in_a_bucket_is_that_on_the_disk(made: ExtractConfig, s3: S3Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cloud", ["s3", "gcs"])
+def test_a_store_in_a_bucket_is_that_on_the_disk(
+    made: ExtractConfig, cloud: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """And an SAE trained on it is the same to the bit."""
-    config = dataclasses.replace(made, out=f"{s3.bucket()}/runs/store")
+    config = dataclasses.replace(made, out=f"{request.getfixturevalue(cloud).bucket()}/runs/store")
     extract(config)
     ended_the_same(config, made)
     extract(config)  # complete
