@@ -13,23 +13,23 @@ from saejax.models import LanguageModel
 
 VOCAB = 97
 LLAMA = {
-    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 4, "num_attention_heads": 6,
+    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 4096, "pad_token_id": 0,
 }  # fmt: skip
-GPT2 = {"vocab_size": VOCAB, "n_embd": 48, "n_layer": 4, "n_head": 6, "n_positions": 64}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 64}
 OPT = {
-    "vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "ffn_dim": 56,
+    "vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "ffn_dim": 56,
     "max_position_embeddings": 64,
 }  # fmt: skip
 NEOX = {
-    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 4, "num_attention_heads": 6,
+    "vocab_size": VOCAB, "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 6,
     "max_position_embeddings": 4096,
 }  # fmt: skip
 BERT = {
-    "vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 56,
+    "vocab_size": VOCAB, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 56,
     "max_position_embeddings": 64,
 }  # fmt: skip
-DISTIL = {"vocab_size": VOCAB, "dim": 48, "n_layers": 4, "n_heads": 6, "hidden_dim": 56, "max_position_embeddings": 64}
+DISTIL = {"vocab_size": VOCAB, "dim": 48, "n_layers": 3, "n_heads": 6, "hidden_dim": 56, "max_position_embeddings": 64}
 THREE_ONE = ["sliding_attention"] * 3 + ["full_attention"]
 
 
@@ -84,7 +84,8 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "gemma3": (
         "Gemma3ForCausalLM",
-        {**LLAMA, "head_dim": 12, "query_pre_attn_scalar": 48, "sliding_window": 5, "layer_types": THREE_ONE,
+        {**LLAMA, "num_hidden_layers": 4, "head_dim": 12, "query_pre_attn_scalar": 48, "sliding_window": 5,
+         "layer_types": THREE_ONE,
          "rope_parameters": {"sliding_attention": _rope(100.0), "full_attention": {
              "rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}}},
     ),

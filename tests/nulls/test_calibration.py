@@ -1,4 +1,4 @@
-"""Valid schemes keep their level in every world, and the naive shuffle does not: 500 pairings each, seeds fixed.
+"""Valid schemes keep their level in every world, in 500 pairings each; the naive shuffle does not, in 200.
 
 The seeds are 0 to 499 and are not to be changed: all statements below are tests at level .01 over their number, so
 that a right engine fails once in a hundred choices of seeds, and these were not chosen.
@@ -36,9 +36,9 @@ NAIVE = PLAIN[:2]
 
 
 @functools.cache
-def calibrated(scheme: str, world: str, measures: tuple[str, ...]) -> dict[str, Calibration]:
+def calibrated(scheme: str, world: str, measures: tuple[str, ...], seeds: range = SEEDS) -> dict[str, Calibration]:
     duplicates = "accept" if (scheme, world) == ("uniform", "hubs") else "refuse"
-    found = calibrate(WORLDS[world], measures=measures, scheme=scheme, seeds=SEEDS, duplicates=duplicates)
+    found = calibrate(WORLDS[world], measures=measures, scheme=scheme, seeds=seeds, duplicates=duplicates)
     return dict(zip(measures, found, strict=True))
 
 
@@ -54,5 +54,5 @@ def test_a_valid_scheme_keeps_its_level(scheme: str, world: str, measure: str) -
 @pytest.mark.parametrize("measure", NAIVE)
 @pytest.mark.parametrize("world", ["hubs", "frequency", "texts"])
 def test_a_shuffle_of_rows_that_are_no_units_rejects_what_is_no_match(world: str, measure: str) -> None:
-    found = calibrated("uniform", world, NAIVE)[measure]
-    assert found.rejected(0.05) > 100  # of 500, where 25 are allowed
+    found = calibrated("uniform", world, NAIVE, SEEDS[:200])[measure]
+    assert found.rejected(0.05) > 40  # of 200, where 10 are allowed

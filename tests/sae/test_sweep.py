@@ -64,7 +64,7 @@ def test_they_share_a_normalisation_and_its_sample(base: SAETrainConfig, tmp_pat
 
 def test_weights_of_l1_are_varied_too_and_thin_the_codes(base: SAETrainConfig, tmp_path: Path) -> None:
     config = SweepConfig(
-        dataclasses.replace(base, k=32, steps=400, out=tmp_path / "sweep"), l1_coefficients=(0.05, 0.5, 2.0)
+        dataclasses.replace(base, k=32, steps=200, out=tmp_path / "sweep"), l1_coefficients=(0.05, 0.5, 2.0)
     )
     sweep(config)
     names = ["l1_coefficient0.05", "l1_coefficient0.5", "l1_coefficient2"]
