@@ -22,7 +22,7 @@ MOST_CONSIDERED = 2048
 
 @dataclasses.dataclass(frozen=True)
 class SAETrainConfig:
-    """Train a TopK sparse autoencoder on the activations of one hook."""
+    """Train a sparse autoencoder, TopK or ReLU, on the activations of one hook."""
 
     store: Place
     """Activation store to train on, or live source: a folder, s3://BUCKET/NAME or gs://BUCKET/NAME."""

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import planted
 import pytest
@@ -88,6 +89,16 @@ def test_the_settings_say_what_is_not_read(tmp_path: Path) -> None:
     ]):  # fmt: skip
         with pytest.raises(InputError, match=message):
             read(rewritten(name, tmp_path / str(number), **changes))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_weights_of_sixteen_bits_are_read_as_they_are(dtype: Any, tmp_path: Path) -> None:
+    folder = rewritten("sparsify", tmp_path / "sae")
+    halved = {name: tensor.astype(dtype) for name, tensor in load_file(folder / "sae.safetensors").items()}
+    save_file(halved, folder / "sae.safetensors")
+    found = read(folder)[1]
+    assert found.W_dec.dtype == np.float32
+    np.testing.assert_array_equal(found.W_dec, halved["W_dec"].astype(np.float32))
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
