@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 TEXT = {"Content-Type": "text/plain"}
@@ -79,11 +80,9 @@ class _GCSRequest(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     generations = itertools.count(1)
 
-    def __init__(
-        self, objects: dict[str, dict[str, tuple[int, bytes]]], lock: threading.Lock, *request: object
-    ) -> None:
+    def __init__(self, objects: dict[str, dict[str, tuple[int, bytes]]], lock: threading.Lock, *request: Any) -> None:
         self._objects, self._lock = objects, lock
-        super().__init__(*request)  # type: ignore[arg-type]
+        super().__init__(*request)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
