@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from saejax import artifacts
 from saejax.activations.filters import RowFilter
@@ -22,7 +22,7 @@ from saejax.sae.formats import sae_lens, sparsify
 from saejax.sae.formats.foreign import ForeignSAE
 from saejax.sae.health import health_table
 from saejax.sae.metrics import Measured, measure
-from saejax.sae.params import SAE, save
+from saejax.sae.params import save
 from saejax.sae.provenance import provenance
 from saejax.storage import Place
 
@@ -77,14 +77,23 @@ def import_sae(config: ImportSAEConfig) -> Path:
             f"SAE {config.source} reads rows of {sae.config.d_model} numbers, and {config.hook} of {config.store} has "
             f"{store.width(config.hook)}; name the model and the hook that it was trained on"
         )
-    _require_fit(config, foreign, measure(sae, itertools.islice(_rows(store, config), TRIAL_BLOCKS)))
+    kept = config.rows.kept(store, config.hook)
+    trial = itertools.islice(blocks(store, config.hook, BLOCK, kept=kept), TRIAL_BLOCKS)
+    _require_fit(config, foreign, measure(sae, (x for _, x in trial)))
     inputs = {
         "store": artifacts.run_fingerprint(config.store),
         "weights_sha256": artifacts.file_sha256(config.source / FORMATS[name].WEIGHTS),
     }
     run = artifacts.begin(config.out, "sae", config, inputs)
     if not run.complete:
-        _finish(run, config, foreign, sae, store, name)
+        measured = measure(sae, _shown(store, config.hook, kept))
+        _require_fit(config, foreign, measured)
+        facts = save(sae, run.path)
+        artifacts.write_json(run.path / "health.json", health_table(sae, measured))
+        run.finish(
+            **provenance(store.manifest["facts"], config.hook),
+            rows=measured.rows, measured_rows=measured.rows, format=name, foreign_config=dict(foreign.config), **facts,
+        )  # fmt: skip
     return run.path
 
 
@@ -110,9 +119,12 @@ def read(source: Path) -> tuple[str, ForeignSAE]:
     raise InputError(f"source {source} holds no {looked_for}, but {held or 'nothing'}; name the folder of one SAE")
 
 
-def _rows(store: Store, config: ImportSAEConfig) -> Iterator[Float32[np.ndarray, "_ d_model"]]:
-    kept = config.rows.kept(store, config.hook)
-    return (x for _, x in blocks(store, config.hook, BLOCK, kept=kept))
+def _shown(store: Store, hook: str, kept: Bool[np.ndarray, "rows"]) -> Iterator[Float32[np.ndarray, "_ d_model"]]:
+    """Yield all rows to measure on, with a bar."""
+    with progress("measure SAE", int(kept.sum())) as advance:
+        for _, x in blocks(store, hook, BLOCK, kept=kept):
+            yield x
+            advance(len(x))
 
 
 def _require_fit(config: ImportSAEConfig, foreign: ForeignSAE, measured: Measured) -> None:
@@ -126,23 +138,3 @@ def _require_fit(config: ImportSAEConfig, foreign: ForeignSAE, measured: Measure
             f"k {config.k} is too small: a row of {config.store} has as many latents above zero; raise k, into a new "
             "directory where a run has begun"
         )
-
-
-def _finish(
-    run: artifacts.Run, config: ImportSAEConfig, foreign: ForeignSAE, sae: SAE, store: Store, format_name: str
-) -> None:
-    def shown() -> Iterator[Float32[np.ndarray, "_ d_model"]]:
-        with progress("measure SAE", int(config.rows.kept(store, config.hook).sum())) as advance:
-            for x in _rows(store, config):
-                yield x
-                advance(len(x))
-
-    measured = measure(sae, shown())
-    _require_fit(config, foreign, measured)
-    facts = save(sae, run.path)
-    artifacts.write_json(run.path / "health.json", health_table(sae, measured))
-    run.finish(
-        **provenance(store.manifest["facts"], config.hook),
-        rows=measured.rows, measured_rows=measured.rows, format=format_name, foreign_config=dict(foreign.config),
-        **facts,
-    )  # fmt: skip
