@@ -116,7 +116,7 @@ def encode(config: EncodeConfig) -> Path:
 
     Raises:
         InputError: the SAE belongs to another model or hook than the store, an input is absent or unfinished,
-            or the SAE gives codes that are no numbers.
+            or the SAE gives codes that are no numbers, or more of a row than a relu or jump_relu SAE has room for.
     """
     store, sae, hook = _open(config)
     inputs = {name: artifacts.run_fingerprint(getattr(config, name)) for name in ("store", "sae")}
@@ -207,4 +207,5 @@ def _codes_of(
     values, indices = map(np.asarray, sae.encode_sparse(padded))
     if not np.isfinite(values[kept]).all():
         raise InputError("the SAE gives NaN or infinite codes; train it again with a smaller learning rate")
+    sae.require_room(values[kept])
     return values[kept], indices[kept]

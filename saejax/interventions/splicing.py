@@ -52,7 +52,7 @@ class Splice:
     def __call__(self, activation: Activation, positions: Positions) -> Activation:
         """Return the reconstruction at the positions, in the model's units."""
         rows = activation.reshape(-1, activation.shape[-1]).astype(jnp.float32)
-        made = self.sae.decode_sparse(*self.sae.encode_sparse(rows), like=rows)
+        made = self.sae.reconstruct(rows)
         return jnp.where(positions[..., None], made.reshape(activation.shape).astype(activation.dtype), activation)
 
 
@@ -114,7 +114,8 @@ def splice(model: LanguageModel, hook: str, sae: SAE, batches: Sequence[PackedBa
         The losses, and the SAE's behaviour on the same tokens.
 
     Raises:
-        InputError: SAE, hook and model do not fit together, or the text has no prediction that counts.
+        InputError: SAE, hook and model do not fit together, the text has no prediction that counts, or a row more codes
+            than a relu or jump_relu SAE has room for.
     """
     if problems := mismatches(model, hook, sae):
         raise InputError("; ".join(problems))

@@ -60,8 +60,6 @@ class Measured:
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean x|^2."""
     l0: float
     """Mean number of codes above zero per row."""
-    most_active: int
-    """Largest number of codes above zero in a row."""
     mean_active: float
     """Mean of the codes above zero, in normalised units."""
     firing_rate: Float[np.ndarray, "d_sae"]
@@ -84,7 +82,7 @@ class Measured:
 def _explain(sae: SAE, x: Array) -> tuple[Array, Array, Array]:
     """Return values and latents of codes, and the squared errors of rows, in the model's units times `unit`."""
     z = sae.normalisation.apply(x)
-    values, indices = top_k_codes(z, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
+    values, indices = top_k_codes(z, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k, sae.threshold)
     error = z - (sparse_decode(values, indices, sae.W_dec, "jax") + sae.b_dec)
     return values, indices, jnp.sum(sae.normalisation.differences(error, x) ** 2, axis=1)
 
@@ -101,20 +99,20 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
 
     Raises:
         ValueError: there is no block.
+        InputError: a row has more codes than a relu or jump_relu SAE has room for.
     """
     moments = Moments()
     error = active = 0.0
-    most_active = 0
     fired = np.zeros(sae.config.d_sae, np.int64)
     for x in blocks:
         # Blocks differ in length by the special tokens left out; padded lengths are few, and so are
         # compilations.
         padded = np.pad(x, ((0, -len(x) % PADDED_ROWS), (0, 0)))
         values, indices, squared = (np.asarray(array)[: len(x)] for array in _explain(sae, padded))
+        sae.require_room(values)
         moments.add(x)
         error += float(squared.sum(dtype=np.float64))
         active += float(values.sum(dtype=np.float64))
-        most_active = max(most_active, int((values > 0).sum(axis=1).max(initial=0)))
         fired += np.bincount(indices[values > 0], minlength=sae.config.d_sae)
     if moments.count == 0:
         raise ValueError("there is no row to measure the SAE on")
@@ -124,7 +122,6 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         mse=error / (moments.count * sae.config.d_model),
         fvu=error / moments.deviation if moments.deviation else float("nan"),
         l0=float(fired.sum()) / moments.count,
-        most_active=most_active,
         mean_active=active / int(fired.sum()) if fired.any() else float("nan"),
         firing_rate=fired / moments.count,
         mean=moments.mean,

@@ -7,7 +7,7 @@ model's own units, while the weights live in normalised ones. The folder of a ru
 
 import dataclasses
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,14 @@ from saejax_kernels import sparse_decode
 from saejax import artifacts
 from saejax.errors import InputError
 from saejax.sae import normalisation
-from saejax.sae.encoders import dense_codes, top_k_codes
+from saejax.sae.encoders import dense_codes, positive_codes, top_k_codes
 from saejax.sae.normalisation import Kind, Normalisation
 from saejax.types import AnyArray, Array
 
 WEIGHTS = "sae.safetensors"
 ARRAYS = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+Activation = Literal["topk", "relu", "jump_relu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +37,16 @@ class SAEConfig:
     d_sae: int
     """Dictionary size: number of latents."""
     k: int
-    """Latents kept per row."""
+    """Latents kept per row; of relu and jump_relu all that are active, where `require_room` has nothing to say."""
+    activation: Activation = "topk"
+    """What makes codes of pre-activations: their k largest above zero, or all above zero or a threshold."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that no SAE has."""
-        problems = [f"{name} {value}; give at least 1" for name, value in dataclasses.asdict(self).items() if value < 1]
+        given = {"d_model": self.d_model, "d_sae": self.d_sae, "k": self.k}
+        problems = [f"{name} {value}; give at least 1" for name, value in given.items() if value < 1]
+        if self.activation not in get_args(Activation):
+            problems.append(f"activation {self.activation!r} is not one of {', '.join(get_args(Activation))}")
         if self.k > self.d_sae:
             problems.append(f"k {self.k} is larger than d_sae {self.d_sae}; lower k or raise d_sae")
         if problems:
@@ -49,10 +56,10 @@ class SAEConfig:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SAE:
-    """A TopK sparse autoencoder.
+    """A sparse autoencoder.
 
-    z_hat = codes @ W_dec + b_dec, with codes = relu(top_k((z - b_dec) @ W_enc + b_enc)); z is the normalised x, and
-    x_hat what z_hat is in the model's units.
+    z_hat = codes @ W_dec + b_dec, with codes = relu(top_k(p)), or p where p > threshold, of p = (z - b_dec) @ W_enc +
+    b_enc; z is the normalised x, and x_hat what z_hat is in the model's units.
 
     The arrays are annotated `Any` because a pytree's leaves may be anything: gradients, shapes, shardings.
     """
@@ -70,6 +77,8 @@ class SAE:
     """Of what it reads; fixed at initialisation, never trained."""
     config: SAEConfig = dataclasses.field(metadata={"static": True})
     """Shape."""
+    threshold: Any = None
+    """Of a jump_relu SAE, `[d_sae]`, not below zero."""
 
     def encode(self, x: Float[AnyArray, "rows d_model"]) -> Float[Array, "rows d_sae"]:
         """Encode activations to dense codes; holds rows x d_sae numbers.
@@ -78,21 +87,37 @@ class SAE:
             x: activations in the model's units.
 
         Returns:
-            Codes in normalised units, at most k of a row above zero.
+            Codes in normalised units; of topk at most k of a row are above zero.
         """
         return _encode(self, jnp.asarray(x, jnp.float32))
 
     def encode_sparse(self, x: Float[AnyArray, "rows d_model"]) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
-        """Encode activations to their k largest codes.
+        """Encode activations to k codes of a row.
 
         Args:
             x: activations in the model's units.
 
         Returns:
             Values in normalised units, largest first, and the latents they belong to; a value of zero is an
-            inactive latent.
+            inactive latent. Where relu or jump_relu gave no zero to a row, it may have more: `require_room`.
         """
         return _encode_sparse(self, jnp.asarray(x, jnp.float32))
+
+    def require_room(self, values: Float[np.ndarray, "rows k"]) -> None:
+        """Refuse codes of which some may be missing.
+
+        Args:
+            values: what `encode_sparse` gave.
+
+        Raises:
+            InputError: all k codes of a row are above zero, and the SAE is to keep all that are.
+        """
+        shape = self.config
+        if shape.activation != "topk" and shape.k < shape.d_sae and (values > 0).all(axis=1).any():
+            raise InputError(
+                f"k {shape.k} is too small: a row has as many latents active, and a {shape.activation} SAE keeps all; "
+                "import it again with a larger k, into a new directory"
+            )
 
     def decode(
         self, codes: Float[AnyArray, "rows d_sae"], like: Float[AnyArray, "rows d_model"] | None = None
@@ -132,16 +157,31 @@ class SAE:
         """
         return _decode_sparse(self, jnp.asarray(values, jnp.float32), jnp.asarray(indices), like)
 
+    def reconstruct(self, x: Float[AnyArray, "rows d_model"]) -> Float[Array, "rows d_model"]:
+        """Encode activations and decode their codes; holds rows x d_sae numbers.
+
+        Args:
+            x: activations in the model's units.
+
+        Returns:
+            Activations in the model's units.
+        """
+        if self.config.activation == "topk":
+            return self.decode_sparse(*self.encode_sparse(x), like=x)
+        return self.decode(self.encode(x), like=x)
+
 
 @jax.jit
 def _encode(sae: SAE, x: Array) -> Array:
-    values, indices = _encode_sparse(sae, x)
-    return dense_codes(values, indices, sae.config.d_sae)
+    if sae.config.activation == "topk":
+        return dense_codes(*_encode_sparse(sae, x), sae.config.d_sae)
+    return positive_codes(sae.normalisation.apply(x), sae.W_enc, sae.b_enc, sae.b_dec, sae.threshold)
 
 
 @jax.jit
 def _encode_sparse(sae: SAE, x: Array) -> tuple[Array, Array]:
-    return top_k_codes(sae.normalisation.apply(x), sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k)
+    z = sae.normalisation.apply(x)
+    return top_k_codes(z, sae.W_enc, sae.b_enc, sae.b_dec, sae.config.k, sae.threshold)
 
 
 @jax.jit
@@ -170,24 +210,30 @@ def shapes(config: SAEConfig, kind: Kind = "scalar") -> SAE:
         "b_enc": (d_sae,),
         "W_dec": (d_sae, d_model),
         "b_dec": (d_model,),
+        "threshold": (d_sae,),
         "scale": (),
         "mean": (d_model,),
         "sd": (d_model,),
         "basis": (d_model, d_model),
     }
-    names = (*ARRAYS, *normalisation.ARRAYS[kind])
+    names = (*_own(config), *normalisation.ARRAYS[kind])
     return _assembled({name: jax.ShapeDtypeStruct(axes[name], jnp.float32) for name in names}, config, kind)
 
 
+def _own(config: SAEConfig) -> tuple[str, ...]:
+    """Name the arrays that an SAE has beside those of its normalisation."""
+    return (*ARRAYS, "threshold") if config.activation == "jump_relu" else ARRAYS
+
+
 def _assembled(arrays: dict[str, Any], config: SAEConfig, kind: Kind) -> SAE:
-    own = {name: arrays[name] for name in normalisation.ARRAYS[kind]}
-    return SAE(**{name: arrays[name] for name in ARRAYS}, normalisation=Normalisation(kind, **own), config=config)
+    held = Normalisation(kind, **{name: arrays[name] for name in normalisation.ARRAYS[kind]})
+    return SAE(**{name: arrays[name] for name in _own(config)}, normalisation=held, config=config)
 
 
 def _arrays(sae: SAE) -> dict[str, Any]:
     """Return all arrays of an SAE by the names that its file has for them."""
     own = {name: getattr(sae.normalisation, name) for name in normalisation.ARRAYS[sae.normalisation.kind]}
-    return {**{name: getattr(sae, name) for name in ARRAYS}, **own}
+    return {**{name: getattr(sae, name) for name in _own(sae.config)}, **own}
 
 
 def save(sae: SAE, folder: Path) -> dict[str, Any]:

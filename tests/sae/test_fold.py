@@ -59,6 +59,20 @@ def test_codes_and_reconstructions_stay(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", AFFINE)
+def test_a_threshold_stays_with_the_codes(kind: Kind) -> None:
+    """It is in the units of codes, which folding keeps; a threshold left where codes are rescaled is a peer's bug."""
+    threshold = jnp.asarray(np.random.default_rng(5).uniform(0, 1, 30), jnp.float32)
+    shape = dataclasses.replace(SHAPE, k=30, activation="jump_relu")
+    sae, x = dataclasses.replace(trained(kind), config=shape, threshold=threshold), activations(80, seed=2)
+    folded = fold(sae)
+    codes = np.asarray(sae.encode(x))
+    np.testing.assert_allclose(folded.encode(x), codes, atol=1e-4 * codes.max())
+    np.testing.assert_allclose(folded.reconstruct(x), sae.reconstruct(x), atol=1e-4 * np.abs(x).max())
+    assert ((codes == 0) == ~(codes > threshold)).all()
+    assert 0.05 < (codes > 0).mean() < 0.95
+
+
+@pytest.mark.parametrize("kind", AFFINE)
 def test_folding_twice_is_folding_once(kind: Kind) -> None:
     once = fold(trained(kind))
     for ours, theirs in zip(jax.tree.leaves(fold(once)), jax.tree.leaves(once), strict=True):

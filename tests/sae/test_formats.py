@@ -26,25 +26,33 @@ from saejax.sae.params import SAE, load
 from saejax.sae.train import train
 
 FOREIGN = Path(__file__).parent / "foreign"
-NAMES = (
-    "sparsify", "sparsify_expansion", "sae_lens_standard", "sae_lens_bias_left", "sae_lens_topk",
-    "sae_lens_topk_by_norm",
-)  # fmt: skip
-LATENTS = 24
+NAMES = {
+    "sparsify": "topk", "sparsify_expansion": "topk", "sae_lens_standard": "relu", "sae_lens_bias_left": "relu",
+    "sae_lens_topk": "topk", "sae_lens_topk_by_norm": "topk", "sae_lens_jumprelu": "jump_relu",
+    "sae_lens_gated": "jump_relu", "sae_lens_batchtopk": "jump_relu", "gemma_scope_2b": "jump_relu",
+    "gemma_scope_3": "jump_relu",
+}  # fmt: skip
+LATENTS, ROOM = 24, 23
+THRESHOLD = 0.3
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_codes_and_reconstructions_are_those_of_the_library(name: str) -> None:
+@pytest.mark.parametrize(("name", "activation"), NAMES.items())
+def test_codes_and_reconstructions_are_those_of_the_library(name: str, activation: str) -> None:
     """As foreign/make.py had them from the library itself; its SAEs have random biases and decoder norms."""
-    _, foreign = read(FOREIGN / name)
-    sae = foreign.sae(most=20)
+    *_, foreign = read(FOREIGN / name)
+    sae = foreign.sae(most=ROOM)
     with np.load(FOREIGN / name / "golden.npz") as golden:
-        assert (golden["codes"] > 0).sum(axis=1).max() <= 20
+        assert 0 < (golden["codes"] > 0).mean() < 0.7
+        assert (golden["codes"] > 0).sum(axis=1).max() < ROOM
         np.testing.assert_allclose(sae.encode(golden["x"]), golden["codes"], atol=1e-5)
         np.testing.assert_allclose(sae.decode(golden["codes"]), golden["x_hat"], atol=1e-5)
-        np.testing.assert_allclose(sae.decode_sparse(*sae.encode_sparse(golden["x"])), golden["x_hat"], atol=1e-5)
+        values, indices = map(np.asarray, sae.encode_sparse(golden["x"]))
+        np.testing.assert_allclose(sae.decode_sparse(values, indices), golden["x_hat"], atol=1e-5)
+        np.testing.assert_allclose(sae.reconstruct(golden["x"]), golden["x_hat"], atol=1e-5)
+    assert (np.diff(values, axis=1) <= 0).all()
     assert sae.config.d_sae == LATENTS
-    assert sae.config.k == (20 if "topk" not in name and "sparsify" not in name else 3)
+    kept = {"topk": 3, "relu": ROOM, "jump_relu": ROOM}
+    assert (sae.config.k, sae.config.activation) == (kept[activation], activation)
 
 
 def rewritten(name: str, out: Path, **changes: Any) -> Path:
@@ -61,18 +69,18 @@ def same(one: SAE, other: SAE) -> bool:
 
 def test_settings_of_early_versions_mean_the_same(tmp_path: Path) -> None:
     early = rewritten("sparsify", tmp_path / "a", activation=None, transcode=None, skip_connection=None, signed=False)
-    assert same(read(early)[1].sae(1), read(FOREIGN / "sparsify")[1].sae(1))
+    assert same(read(early)[-1].sae(1), read(FOREIGN / "sparsify")[-1].sae(1))
     early = rewritten(
         "sae_lens_topk", tmp_path / "b", architecture=None, k=None, apply_b_dec_to_input=None,
         normalize_activations=True, activation_fn_str="topk", activation_fn_kwargs={"k": 3},
         hook_point="blocks.5.hook_resid_pre",
     )  # fmt: skip
-    assert same(read(early)[1].sae(1), read(FOREIGN / "sae_lens_topk")[1].sae(1))
-    assert read(early)[1].k == 3
+    assert same(read(early)[-1].sae(1), read(FOREIGN / "sae_lens_topk")[-1].sae(1))
+    assert read(early)[-1].k == 3
     early = rewritten("sae_lens_standard", tmp_path / "c", architecture=None)
     file = early / "sae_weights.safetensors"
     save_file({**load_file(file), "scaling_factor": np.ones(LATENTS, np.float32)}, file)
-    assert same(read(early)[1].sae(1), read(FOREIGN / "sae_lens_standard")[1].sae(1))
+    assert same(read(early)[-1].sae(1), read(FOREIGN / "sae_lens_standard")[-1].sae(1))
 
 
 def test_the_settings_say_what_is_not_read(tmp_path: Path) -> None:
@@ -82,7 +90,9 @@ def test_the_settings_say_what_is_not_read(tmp_path: Path) -> None:
         ("sparsify", {"signed": True}, "signed true has negative codes"),
         ("sparsify", {"d_in": None, "k": None}, r"cfg\.json says no d_in; .*cfg\.json says no k"),
         ("sparsify", {"num_latents": 32}, r"holds encoder\.weight of shape \[24, 8\], not \[32, 8\]; .*W_dec of shape"),
-        ("sae_lens_standard", {"architecture": "jumprelu"}, r"architecture jumprelu is not standard \(ReLU\) or topk"),
+        ("sae_lens_standard", {"architecture": "temporal"}, "temporal is not one of standard, topk, jumprelu, gated; "),
+        ("sae_lens_standard", {"architecture": "jumprelu"}, "holds no threshold; copy it again"),
+        ("sae_lens_gated", {"architecture": "standard"}, "holds no b_enc; .* b_gate, which such an SAE has not"),
         ("sae_lens_standard", {"normalize_activations": "layer_norm"}, "normalize_activations layer_norm is not in"),
         ("sae_lens_topk", {"k": None}, "says no k"),
         ("sae_lens_topk", {"d_sae": None}, "says no d_sae"),
@@ -96,7 +106,7 @@ def test_weights_of_sixteen_bits_are_read_as_they_are(dtype: Any, tmp_path: Path
     folder = rewritten("sparsify", tmp_path / "sae")
     halved = {name: tensor.astype(dtype) for name, tensor in load_file(folder / "sae.safetensors").items()}
     save_file(halved, folder / "sae.safetensors")
-    found = read(folder)[1]
+    found = read(folder)[-1]
     assert found.W_dec.dtype == np.float32
     np.testing.assert_array_equal(found.W_dec, halved["W_dec"].astype(np.float32))
 
@@ -169,6 +179,9 @@ def written(sae: SAE, out: Path, kind: str = "sparsify") -> Path:
     else:
         settings = {"d_in": d_model, "d_sae": d_sae, "architecture": "standard"}
         tensors = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        if kind == "jump_relu":
+            settings["architecture"] = "jumprelu"
+            tensors["threshold"] = np.full(d_sae, THRESHOLD, np.float32)
         save_file(tensors, out / "sae_weights.safetensors")
     (out / "cfg.json").write_text(json.dumps(settings))
     return out
@@ -224,10 +237,61 @@ def test_what_does_not_explain_the_store_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_a_relu_sae_keeps_all_that_is_positive_or_is_refused(store: Store, trained: Path, tmp_path: Path) -> None:
-    source = written(load(trained), tmp_path / "theirs", "SAELens")
-    with pytest.raises(InputError, match="k 4 is too small: a row of .* has as many latents above zero; raise k"):
+@pytest.mark.parametrize("activation", ["relu", "jump_relu"])
+def test_what_keeps_all_that_is_active_has_room_for_it_or_is_refused(
+    activation: str, store: Store, trained: Path, tmp_path: Path
+) -> None:
+    """Where it is imported, and where it is used later, on rows that were not seen then."""
+    source = written(load(trained), tmp_path / "theirs", activation)
+    refusal = f"k 4 is too small: a row has as many latents active, and a {activation} SAE keeps all; import it again"
+    with pytest.raises(InputError, match=refusal):
         import_sae(ImportSAEConfig(source, store.path, planted.HOOK, tmp_path / "few", k=4))
     assert not (tmp_path / "few").exists()
     out = import_sae(ImportSAEConfig(source, store.path, planted.HOOK, tmp_path / "all"))
-    assert load(out).config.k == 16
+    assert (load(out).config.k, load(out).config.activation) == (16, activation)
+    active = (np.asarray(load(out).encode(store.read(planted.HOOK, 0, store.rows))) > 0).sum(axis=1)
+    room = int(active.max()) + 1
+    out = import_sae(ImportSAEConfig(source, store.path, planted.HOOK, tmp_path / "enough", k=room))
+    encode(EncodeConfig(store.path, out, tmp_path / "codes"))
+    everything = np.asarray(load(out).decode(np.full((9, 16), 50.0)))
+    other = planted.store_of(everything, tmp_path / "other")
+    with pytest.raises(InputError, match=f"k {room} is too small"):
+        encode(EncodeConfig(other.path, out, tmp_path / "more"))
+
+
+def test_a_jump_relu_sae_jumps(store: Store, trained: Path, tmp_path: Path) -> None:
+    """Its codes are those of the ReLU SAE of the same weights where they are above the threshold, and none is below."""
+    x, held = store.read(planted.HOOK, 0, 500), fold(load(trained))
+    plain, codes = (
+        np.asarray(read(written(held, tmp_path / kind, kind))[-1].sae(16).encode(x)) for kind in ("relu", "jump_relu")
+    )
+    assert ((plain > 0) & (plain < 0.9 * THRESHOLD)).any()
+    clear = np.abs(plain - THRESHOLD) > 1e-4
+    np.testing.assert_allclose(codes[clear], np.where(plain > THRESHOLD, plain, 0)[clear], atol=1e-5)
+    assert codes[codes > 0].min() >= THRESHOLD
+
+
+def test_gemma_scope_for_what_is_not_read(tmp_path: Path) -> None:
+    shutil.copytree(FOREIGN / "gemma_scope_2b", tmp_path / "embedding" / "width_4k")
+    with pytest.raises(InputError, match="reads embeddings in units of its own; name one of a layer"):
+        read(tmp_path / "embedding" / "width_4k")
+    shutil.copytree(FOREIGN / "gemma_scope_3", tmp_path / "transcoder")
+    file = tmp_path / "transcoder" / "params.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "affine_skip_connection": np.zeros((8, 8), np.float32)}, file)
+    with pytest.raises(InputError, match="holds affine_skip_connection, which such an SAE has not; copy it again"):
+        read(tmp_path / "transcoder")
+    (tmp_path / "transcoder" / "config.json").write_text('{"hf_hook_point_out": "model.layers.5.output"}')
+    with pytest.raises(InputError, match="is a transcoder, to model.layers.5.output; name an autoencoder"):
+        read(tmp_path / "transcoder")
+    shutil.copytree(FOREIGN / "gemma_scope_2b", tmp_path / "cut")
+    file = tmp_path / "cut" / "params.npz"
+    np.savez(file, W_dec=tensors["w_dec"])
+    with pytest.raises(InputError, match=r"params\.npz holds no matrix W_enc; copy it again"):
+        read(tmp_path / "cut")
+    np.savez(file, W_enc=tensors["w_dec"], W_dec=tensors["w_dec"], b_enc=tensors["b_enc"], b_dec=tensors["b_dec"])
+    with pytest.raises(InputError, match=r"no threshold; .*W_dec of shape \[24, 8\], not \[8, 24\]"):
+        read(tmp_path / "cut")
+    file.write_bytes((FOREIGN / "gemma_scope_2b" / "params.npz").read_bytes()[:900])
+    with pytest.raises(InputError, match="is not a whole npz file"):
+        read(tmp_path / "cut")

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from saejax.errors import InputError
 from saejax.sae.initial import initial_sae
 from saejax.sae.metrics import decoder_cosines, gini, measure
 from saejax.sae.normalisation import Kind
@@ -42,6 +43,17 @@ def test_predicting_zero_leaves_the_variance_and_the_squared_mean(x):
     expected = np.sum(exact**2) / np.sum((exact - exact.mean(axis=0)) ** 2)
     np.testing.assert_allclose(found.fvu, expected, rtol=1e-6)
     np.testing.assert_allclose(found.mse, np.mean(exact**2), rtol=1e-6)
+
+
+def test_an_sae_that_keeps_all_that_is_active_is_measured_on_all_of_it(x):
+    sae = initial_sae(SHAPE, x, jax.random.key(0))
+    assert measure(sae, [x]).rows == len(x)
+    without_room = dataclasses.replace(sae, config=dataclasses.replace(SHAPE, activation="relu"))
+    with pytest.raises(InputError, match="k 4 is too small: a row has as many latents active"):
+        measure(without_room, [x])
+    roomy = dataclasses.replace(sae, config=dataclasses.replace(SHAPE, k=24, activation="relu"))
+    codes = np.asarray(roomy.encode(x))
+    np.testing.assert_allclose(measure(roomy, [x]).l0, (codes > 0).sum() / len(x), rtol=1e-3)
 
 
 def test_fvu_is_right_far_from_the_origin(x):

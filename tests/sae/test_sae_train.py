@@ -51,7 +51,7 @@ def finished(store, tmp_path_factory):
 def test_a_run_leaves_an_sae_its_health_and_its_curve(finished, store):
     facts = artifacts.read_finished(finished, "sae")["facts"]
     assert facts["model_fingerprint"] == store.manifest["facts"]["model_fingerprint"]
-    assert facts["sae"] == {"d_model": 16, "d_sae": 48, "k": 4}
+    assert facts["sae"] == {"d_model": 16, "d_sae": 48, "k": 4, "activation": "topk"}
     lines = artifacts.read_metrics(finished)
     assert [line["step"] for line in lines] == [50, 100, 120]
     assert set(lines[0]) == {"step", "fvu", "aux", "l0", "dead", "learning_rate"}

@@ -1,6 +1,7 @@
 """What a format gives: the arrays of an SAE as ours has them, and the reading that all formats share."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +16,16 @@ from saejax.sae.params import SAE, SAEConfig
 
 
 class ForeignSAE(NamedTuple):
-    """An SAE of another library, whose codes are relu((x - b_dec) @ W_enc + b_enc), all of them or the k largest.
+    """An SAE of another library, whose codes are p = (x - b_dec) @ W_enc + b_enc where that is active.
 
     Attributes:
         W_enc: encoder, one column per latent.
         b_enc: encoder bias.
         W_dec: decoder, one row per latent.
         b_dec: decoder bias.
-        k: latents kept per row; None for all.
+        k: latents kept per row, the largest above zero; None for all.
         config: what its file of settings says.
+        threshold: what p is to be above where it is not zero; below zero it means zero.
     """
 
     W_enc: Float32[np.ndarray, "d_model d_sae"]
@@ -32,17 +34,31 @@ class ForeignSAE(NamedTuple):
     b_dec: Float32[np.ndarray, "d_model"]
     k: int | None
     config: Mapping[str, Any]
+    threshold: Float32[np.ndarray, "d_sae"] | None = None
 
     def sae(self, most: int) -> SAE:
         """Make it ours.
 
         Args:
-            most: latents kept per row where the SAE keeps all that are positive.
+            most: latents to have room for in a row where the SAE keeps all that are active.
         """
         d_model, d_sae = self.W_enc.shape
-        config = SAEConfig(d_model, d_sae, min(most, d_sae) if self.k is None else self.k)
+        if self.k is not None:
+            config = SAEConfig(d_model, d_sae, self.k)
+        else:
+            config = SAEConfig(d_model, d_sae, min(most, d_sae), "relu" if self.threshold is None else "jump_relu")
         arrays = map(jnp.asarray, (self.W_enc, self.b_enc, self.W_dec, self.b_dec))
-        return SAE(*arrays, normalisation=Normalisation("none"), config=config)
+        threshold = None if self.threshold is None else jnp.maximum(self.threshold, 0)
+        return SAE(*arrays, normalisation=Normalisation("none"), config=config, threshold=threshold)
+
+
+def with_bias_left(
+    W_enc: Float32[np.ndarray, "d_model d_sae"],
+    b_enc: Float32[np.ndarray, "d_sae"],
+    b_dec: Float32[np.ndarray, "d_model"],
+) -> Float32[np.ndarray, "d_sae"]:
+    """Return the encoder bias of an SAE that does not take `b_dec` off what it reads, as one that does has it."""
+    return (b_enc + b_dec.astype(np.float64) @ W_enc).astype(np.float32)
 
 
 def read_settings(file: Path) -> dict[str, Any]:
@@ -63,18 +79,18 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 
 def read_tensors(file: Path) -> dict[str, Float32[np.ndarray, "..."]]:
-    """Read all tensors of a file, in float32.
+    """Read all tensors of a file, safetensors or npz, in float32.
 
     Raises:
-        InputError: it is cut short, or no safetensors file, or holds what is no number.
+        InputError: it is cut short, or of another kind, or holds what is no number.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise InputError(f"{file} is not a whole safetensors file ({error}); copy it again") from None
+        tensors = dict(np.load(file)) if file.suffix == ".npz" else load_file(file)
+    except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
+        raise InputError(f"{file} is not a whole {file.suffix[1:]} file ({error}); copy it again") from None
     wide = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
     broken = [name for name, tensor in wide.items() if not np.isfinite(tensor).all()]
     if broken:

@@ -18,7 +18,7 @@ from saejax.activations.reader import blocks
 from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.progress import progress
-from saejax.sae.formats import sae_lens, sparsify
+from saejax.sae.formats import gemma_scope, sae_lens, sparsify
 from saejax.sae.formats.foreign import ForeignSAE
 from saejax.sae.health import health_table
 from saejax.sae.metrics import Measured, measure
@@ -26,18 +26,18 @@ from saejax.sae.params import save
 from saejax.sae.provenance import provenance
 from saejax.storage import Place
 
-FORMATS = {"sparsify": sparsify, "SAELens": sae_lens}
+FORMATS = {"sparsify": sparsify, "SAELens": sae_lens, "Gemma Scope": gemma_scope}
 BLOCK, TRIAL_BLOCKS = 8192, 8
 """Rows that are measured at a time; and so many times before anything is written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportSAEConfig:
-    """Make a run of an SAE that sparsify or SAELens has trained: TopK or ReLU, of one hook."""
+    """Make a run of an SAE of sparsify, SAELens or Gemma Scope: TopK, ReLU, JumpReLU or gated, of one hook."""
 
     source: Path
-    """Folder with the SAE's cfg.json and its weights, sae.safetensors of sparsify or sae_weights.safetensors of
-    SAELens."""
+    """Folder with the SAE's weights: sae.safetensors of sparsify or sae_weights.safetensors of SAELens, both with
+    cfg.json, or params.npz or params.safetensors of Gemma Scope."""
     store: Place
     """Activation store of the model that the SAE was trained on; its health is measured there."""
     hook: str
@@ -48,7 +48,8 @@ class ImportSAEConfig:
     rows: RowFilter = RowFilter()
     """Rows of the store to measure it on."""
     k: int = 512
-    """Latents kept per row of an SAE that keeps all that are positive; too few for a row of the store are refused."""
+    """Latents to have room for in a row of an SAE that keeps all that are active; too few are refused, here and where
+    the SAE is used."""
 
     def __post_init__(self) -> None:
         """Refuse to keep none."""
@@ -67,9 +68,10 @@ def import_sae(config: ImportSAEConfig) -> Path:
 
     Raises:
         InputError: the files are broken or of another kind of SAE, the store lacks the hook, it has another width or
-            rows that the SAE does not explain (nothing is written then), or `out` holds another run.
+            rows that the SAE does not explain or k has no room for (nothing is written where the first rows tell), or
+            `out` holds another run.
     """
-    name, foreign = read(config.source)
+    name, weights, foreign = read(config.source)
     sae, store = foreign.sae(config.k), Store.open(config.store)
     store.require(hook=config.hook)
     if sae.config.d_model != store.width(config.hook):
@@ -79,15 +81,15 @@ def import_sae(config: ImportSAEConfig) -> Path:
         )
     kept = config.rows.kept(store, config.hook)
     trial = itertools.islice(blocks(store, config.hook, BLOCK, kept=kept), TRIAL_BLOCKS)
-    _require_fit(config, foreign, measure(sae, (x for _, x in trial)))
+    _require_fit(config, measure(sae, (x for _, x in trial)))
     inputs = {
         "store": artifacts.run_fingerprint(config.store),
-        "weights_sha256": artifacts.file_sha256(config.source / FORMATS[name].WEIGHTS),
+        "weights_sha256": artifacts.file_sha256(weights),
     }
     run = artifacts.begin(config.out, "sae", config, inputs)
     if not run.complete:
         measured = measure(sae, _shown(store, config.hook, kept))
-        _require_fit(config, foreign, measured)
+        _require_fit(config, measured)
         facts = save(sae, run.path)
         artifacts.write_json(run.path / "health.json", health_table(sae, measured))
         run.finish(
@@ -97,24 +99,25 @@ def import_sae(config: ImportSAEConfig) -> Path:
     return run.path
 
 
-def read(source: Path) -> tuple[str, ForeignSAE]:
+def read(source: Path) -> tuple[str, Path, ForeignSAE]:
     """Read an SAE of any format.
 
     Args:
         source: its folder.
 
     Returns:
-        The name of the format, and the SAE.
+        The name of the format, the file of the weights, and the SAE.
 
     Raises:
         InputError: the folder holds none, or a broken one.
     """
     if (source / artifacts.MANIFEST).exists():
         raise InputError(f"source {source} is a run of saejax; name it where an SAE is asked for, it needs no import")
-    for name, module in FORMATS.items():
-        if (source / module.WEIGHTS).exists():
-            return name, module.read(source)
-    looked_for = " or ".join(f"{module.WEIGHTS} ({name})" for name, module in FORMATS.items())
+    known = [(file, name) for name, module in FORMATS.items() for file in module.WEIGHTS]
+    for file, name in known:
+        if (source / file).exists():
+            return name, source / file, FORMATS[name].read(source / file)
+    looked_for = " or ".join(f"{file} ({name})" for file, name in known)
     held = ", ".join(sorted(entry.name for entry in source.iterdir())[:3]) if source.is_dir() else ""
     raise InputError(f"source {source} holds no {looked_for}, but {held or 'nothing'}; name the folder of one SAE")
 
@@ -127,14 +130,9 @@ def _shown(store: Store, hook: str, kept: Bool[np.ndarray, "rows"]) -> Iterator[
             advance(len(x))
 
 
-def _require_fit(config: ImportSAEConfig, foreign: ForeignSAE, measured: Measured) -> None:
+def _require_fit(config: ImportSAEConfig, measured: Measured) -> None:
     if not measured.fvu < 1:
         raise InputError(
             f"SAE {config.source} leaves {measured.fvu:.3g} of the variance of {config.hook} of {config.store} "
             "unexplained, as its mean would 1; name the model and the hook that it was trained on"
-        )
-    if foreign.k is None and config.k <= measured.most_active < foreign.W_enc.shape[1]:
-        raise InputError(
-            f"k {config.k} is too small: a row of {config.store} has as many latents above zero; raise k, into a new "
-            "directory where a run has begun"
         )

@@ -13,18 +13,19 @@ import numpy as np
 from saejax.errors import InputError
 from saejax.sae.formats.foreign import ForeignSAE, misfits, read_settings, read_tensors
 
-SETTINGS, WEIGHTS = "cfg.json", "sae.safetensors"
+SETTINGS, WEIGHTS = "cfg.json", ("sae.safetensors",)
 
 
-def read(folder: Path) -> ForeignSAE:
+def read(weights: Path) -> ForeignSAE:
     """Read an SAE.
 
     Args:
-        folder: that of a hook, or of a seed in it.
+        weights: the file, in the folder of a hook or of a seed in it.
 
     Raises:
         InputError: it is broken, or no TopK autoencoder; all faults in one line.
     """
+    folder = weights.parent
     settings = read_settings(folder / SETTINGS)
     faults = [f"{folder / SETTINGS} says no {name}" for name in ("d_in", "k") if name not in settings]
     activation = settings.get("activation", "topk")
@@ -37,12 +38,12 @@ def read(folder: Path) -> ForeignSAE:
         faults.append("signed true has negative codes")
     if faults:
         raise InputError(f"SAE {folder}: {'; '.join(faults)}; name a TopK autoencoder")
-    width, tensors = settings["d_in"], read_tensors(folder / WEIGHTS)
+    width, tensors = settings["d_in"], read_tensors(weights)
     latents = settings.get("num_latents") or width * settings.get("expansion_factor", 32)
     needed = {
         "encoder.weight": (latents, width), "encoder.bias": (latents,), "W_dec": (latents, width), "b_dec": (width,),
     }  # fmt: skip
-    faults = misfits(folder / WEIGHTS, tensors, needed)
+    faults = misfits(weights, tensors, needed)
     if faults:
         raise InputError(f"{'; '.join(faults)}; copy it again with its {SETTINGS}")
     encoder, b_enc, W_dec, b_dec = (tensors[name] for name in needed)
