@@ -174,7 +174,8 @@ class SAE:
 @jax.jit
 def _encode(sae: SAE, x: Array) -> Array:
     if sae.config.activation == "topk":
-        return dense_codes(*_encode_sparse(sae, x), sae.config.d_sae)
+        values, indices = _encode_sparse(sae, x)
+        return dense_codes(values, indices, sae.config.d_sae)
     return positive_codes(sae.normalisation.apply(x), sae.W_enc, sae.b_enc, sae.b_dec, sae.threshold)
 
 

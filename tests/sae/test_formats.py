@@ -253,8 +253,9 @@ def test_what_keeps_all_that_is_active_has_room_for_it_or_is_refused(
     room = int(active.max()) + 1
     out = import_sae(ImportSAEConfig(source, store.path, planted.HOOK, tmp_path / "enough", k=room))
     encode(EncodeConfig(store.path, out, tmp_path / "codes"))
-    everything = np.asarray(load(out).decode(np.full((9, 16), 50.0)))
-    other = planted.store_of(everything, tmp_path / "other")
+    sae = load(out)
+    everything = np.float64(sae.b_dec) + (50 - np.float64(sae.b_enc)) @ np.linalg.inv(np.float64(sae.W_enc))
+    other = planted.store_of(np.tile(everything, (3, 1)).astype(np.float32), tmp_path / "other")
     with pytest.raises(InputError, match=f"k {room} is too small"):
         encode(EncodeConfig(other.path, out, tmp_path / "more"))
 

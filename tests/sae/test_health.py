@@ -19,7 +19,7 @@ def made(d_sae: int, d_model: int = 64) -> SAE:
 def measured(d_sae: int, density: float, dead: float, fvu: float = 0.2) -> Measured:
     rates = np.zeros(d_sae)
     rates[round(dead * d_sae) :] = density / (1 - dead)
-    return Measured(1000, 0.5, fvu, density * d_sae, 9, 2.0, rates, np.zeros(64))
+    return Measured(1000, 0.5, fvu, density * d_sae, 2.0, rates, np.zeros(64))
 
 
 def rows_of(sae: SAE, found: Measured) -> dict[str, dict]:
@@ -64,7 +64,7 @@ def test_a_verdict_is_given_only_near_the_size_the_ranges_were_made_at(d_sae, ju
 
 
 def test_undefined_numbers_are_none_so_that_the_table_is_json():
-    found = Measured(10, 0.0, math.nan, 0.0, 0, math.nan, np.zeros(1), np.zeros(64))
+    found = Measured(10, 0.0, math.nan, 0.0, math.nan, np.zeros(1), np.zeros(64))
     sae = initial_sae(SAEConfig(3, 1, 1), np.eye(3, dtype=np.float32), jax.random.key(0))
     rows = {row["metric"]: row for row in json.loads(json.dumps(health_table(sae, found), allow_nan=False))}
     undefined = {name for name, row in rows.items() if row["value"] is None}

@@ -96,7 +96,7 @@ def gemma_scope(name: str, file: str, loader: Callable) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     if file.endswith(".npz"):
-        np.savez(folder / file, **{key: tensor.numpy() for key, tensor in tensors.items()})
+        np.savez(folder / file, allow_pickle=False, **{key: tensor.numpy() for key, tensor in tensors.items()})
     else:
         save_file(tensors, folder / file)
         (folder / "config.json").write_text(json.dumps({
