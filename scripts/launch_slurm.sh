@@ -2,10 +2,11 @@
 # Train an SAE over the nodes of a Slurm job, one process per node with all of its GPUs:
 #
 #     sbatch --nodes=4 scripts/launch_slurm.sh --store runs/activations --hook resid_post.12 --out runs/sae \
-#         --d-sae 1048576 --data 4 --latent 8
+#         --d-sae 1048576 --data 4 --latent 8 --lanes 4
 #
-# data x latent is the number of GPUs of all nodes. JAX finds the other processes by Slurm's own variables. Slurm sends
-# SIGTERM five minutes before the time is over: the run saves, ends well, and is put into the queue again.
+# data x latent is the number of GPUs of all nodes; with a lane for each node, it reads the rows of its own GPUs alone.
+# JAX finds the other processes by Slurm's own variables. Slurm sends SIGTERM five minutes before the time is over: the
+# run saves, ends well, and is put into the queue again.
 #SBATCH --job-name=saejax
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8

@@ -3,7 +3,8 @@
 A run of kind "live" is a manifest alone, which names model, hooks and corpus as that of a store does. The corpus is
 read again and again; of the rows that are kept, in its order, so many at a time make a window, whose rows are served
 in a random order. The order is a function of the seed, so a run resumes at any step: the text before it is read again,
-which is cheap, and the model runs from the window of that step on.
+which is cheap, and the model runs from the window of that step on. Lanes (`saejax.activations.lanes`) deal the model's
+batches out in turn: the model runs on those of the lanes that are read.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from saejax import artifacts
 from saejax.activations.extractor import ActivationsConfig, Extractor, flat
 from saejax.activations.filters import RowFilter
 from saejax.activations.index_permutation import IndexPermutation
+from saejax.activations.lanes import ALL, Batch, side_by_side
 from saejax.activations.prefetch import prefetch
 from saejax.activations.reader import Window, batches_of
 from saejax.activations.source import LIVE, held_bytes
@@ -55,7 +57,7 @@ def record(config: LiveConfig) -> Place:
 class LiveRows:
     """Rows of one hook of a model that runs while they are read; a `saejax.activations.source.BatchSource`.
 
-    Memory: the model, two windows in the dtype of the config, two batches of the model and three of rows.
+    Memory: the model, two windows in the dtype of the config, two batches of the model for each lane and three of rows.
 
     Attributes:
         extractor: the model and its text.
@@ -64,7 +66,8 @@ class LiveRows:
         filter: which rows are read.
         batch: rows in a batch.
         seed: decides the order.
-        window_rows: rows that are shuffled among each other.
+        window_rows: rows that are shuffled among each other, those of all lanes together.
+        lanes: parts of a batch that are read apart.
     """
 
     extractor: Extractor
@@ -74,9 +77,12 @@ class LiveRows:
     batch: int
     seed: int
     window_rows: int
+    lanes: int
 
     @classmethod
-    def of(cls, place: Place, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int) -> "LiveRows":
+    def of(
+        cls, place: Place, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int, lanes: int
+    ) -> "LiveRows":
         """Load the model of a live source.
 
         Raises:
@@ -89,7 +95,8 @@ class LiveRows:
         changed = [name for name, value in extractor.inputs().items() if value != manifest["inputs"][name]]
         if changed:
             raise InputError(f"{place} was recorded with another {', '.join(changed)}; record it again elsewhere")
-        return cls(extractor, manifest["facts"], hook, rows, batch, seed, max(window_rows, batch))
+        window_rows = max(window_rows, batch) // lanes * lanes
+        return cls(extractor, manifest["facts"], hook, rows, batch, seed, window_rows, lanes)
 
     @property
     def width(self) -> int:
@@ -106,51 +113,61 @@ class LiveRows:
         """Bytes of two windows and three batches; the model comes to it."""
         return held_bytes(self.width, self.extractor.config.dtype, self.window_rows, self.batch)
 
-    def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
-        """Yield batches without end, from that of a step on, counted from 0."""
-        served = batches_of(prefetch(self._windows(start_step * self.batch)), self.batch)
-        return prefetch(x for _, (x,) in served)
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+        """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
+        each = self.batch // self.lanes
+
+        def of_lane(lane: int) -> Iterator[Batch]:
+            return prefetch(batches_of(prefetch(self._windows(lane, start_step * each)), each))
+
+        return (x for _, (x,) in side_by_side(of_lane, self.batch, self.lanes, part))
 
     def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
         """Yield the rows of a window that comes after `trained` rows: the SAE has not seen them in this epoch."""
-        order, _, (rows,) = next(self._windows(-(-trained // self.window_rows) * self.window_rows))
-        for start in range(0, len(order), rows_per_block):
-            yield rows[order[start : start + rows_per_block]].astype(np.float32)
+        size = self.window_rows // self.lanes
+        for lane in range(self.lanes):
+            order, _, (rows,) = next(self._windows(lane, -(-trained // self.window_rows) * size))
+            for start in range(0, size, rows_per_block):
+                yield rows[order[start : start + rows_per_block]].astype(np.float32)
 
     def mixing(self) -> tuple[float, None]:
         """Measure from how many documents a batch of the first window comes; what is ideal needs the whole corpus."""
-        documents = np.concatenate(
-            list(_up_to(self.window_rows, (columns["document"][kept] for _, columns, kept in self._texts())))
-        )
-        order = IndexPermutation(len(documents), (self.seed, 0))(np.arange(len(documents)))
-        whole = len(documents) // self.batch * self.batch
-        batches = documents[order][:whole].reshape(-1, self.batch) if whole else documents[None]
-        return float(np.mean([len(np.unique(batch)) for batch in batches])), None
+        each, size = self.batch // self.lanes, self.window_rows // self.lanes
 
-    def _windows(self, first: int) -> Iterator[Window]:
-        """Yield windows, from place `first` of the stream on; rows are numbered within their window."""
-        limit = self._norm_limit()
+        def of_lane(lane: int) -> Iterator[Batch]:
+            found = (columns["document"][kept] for _, columns, kept in self._texts(lane))
+            documents = np.concatenate(list(_up_to(size, found)))
+            order = IndexPermutation(size, (self.seed, lane))(np.arange(size))
+            return ((documents[order[start : start + each]], []) for start in range(0, size - each + 1, each))
+
+        batches = side_by_side(of_lane, self.batch, self.lanes)
+        return float(np.mean([len(np.unique(documents)) for documents, _ in batches])), None
+
+    def _windows(self, lane: int, first: int) -> Iterator[Window]:
+        """Yield windows of a lane, from its place `first` on; rows are numbered within their window."""
+        size, limit = self.window_rows // self.lanes, self._norm_limit()
         # Which rows have a large norm is known to the model alone.
-        number = 0 if limit is not None else first // self.window_rows
-        passed = first - number * self.window_rows
-        window, filled = self._empty(), 0
-        for x in self._activations(number * self.window_rows):
+        number = 0 if limit is not None else first // size
+        passed = first - number * size
+        window, filled = self._empty(size), 0
+        for x in self._activations(number * size, lane):
             x = x if limit is None else x[_norms(x) <= limit]
             while len(x):
-                taken, x = x[: self.window_rows - filled], x[self.window_rows - filled :]
+                taken, x = x[: size - filled], x[size - filled :]
                 window[filled : filled + len(taken)] = taken
                 filled += len(taken)
-                if filled == self.window_rows:
-                    order = IndexPermutation(filled, (self.seed, number))(np.arange(min(passed, filled), filled))
+                if filled == size:
+                    shuffle = IndexPermutation(size, (self.seed, lane + self.lanes * number))
+                    order = shuffle(np.arange(min(passed, size), size))
                     passed = max(passed - filled, 0)
                     if len(order):
                         yield order, order, [window]
-                        window = self._empty()
+                        window = self._empty(size)
                     number, filled = number + 1, 0
 
-    def _activations(self, skipped: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
+    def _activations(self, skipped: int, lane: int | None) -> Iterator[Float32[np.ndarray, "rows width"]]:
         """Yield the activations of the rows that are kept behind the first `skipped`, whatever their norm."""
-        for rows, _, kept in prefetch(self._texts()):
+        for rows, _, kept in prefetch(self._texts(lane)):
             count = int(kept.sum())
             if count <= skipped:
                 skipped -= count
@@ -161,27 +178,33 @@ class LiveRows:
             skipped = 0
             yield x
 
-    def _texts(self) -> Iterator[tuple[Any, dict[str, Shaped[np.ndarray, "rows"]], Bool[np.ndarray, "rows"]]]:
-        """Yield the batches of the model with their ledger and which rows are kept, epoch after epoch."""
+    def _texts(
+        self, lane: int | None
+    ) -> Iterator[tuple[Any, dict[str, Shaped[np.ndarray, "rows"]], Bool[np.ndarray, "rows"]]]:
+        """Yield the batches of the model, of a lane or all, with their ledger and which rows are kept, epoch after
+        epoch.
+        """
         for _ in itertools.count():
             found = 0
-            for rows in self.extractor.rows():
-                columns = rows.ledger()
-                kept = ~columns["special"] & self.filter.within(columns)
-                found += int(kept.sum())
-                yield rows, columns, kept
+            for number, rows in enumerate(self.extractor.rows()):
+                if lane is None or number % self.lanes == lane:
+                    columns = rows.ledger()
+                    kept = ~columns["special"] & self.filter.within(columns)
+                    found += int(kept.sum())
+                    yield rows, columns, kept
             if not found:
-                raise InputError(f"no row of {self.extractor.config.corpus.source} is left by {self.filter}")
+                of_lane = "" if self.lanes == 1 else f" to one of {self.lanes} lanes"
+                raise InputError(f"no row of {self.extractor.config.corpus.source} is left by {self.filter}{of_lane}")
 
     def _norm_limit(self) -> float | None:
         """Return the largest norm that is kept, from the median of the first window before any is left out."""
         if self.filter.max_norm is None:
             return None
-        norms = np.concatenate([_norms(x) for x in _up_to(self.window_rows, self._activations(0))])
+        norms = np.concatenate([_norms(x) for x in _up_to(self.window_rows, self._activations(0, None))])
         return self.filter.max_norm * float(np.median(norms))
 
-    def _empty(self) -> Float[np.ndarray, "rows width"]:
-        return np.empty((self.window_rows, self.width), np.dtype(self.extractor.config.dtype))
+    def _empty(self, rows: int) -> Float[np.ndarray, "rows width"]:
+        return np.empty((rows, self.width), np.dtype(self.extractor.config.dtype))
 
 
 def config_of(manifest: Mapping[str, Any], place: Place) -> LiveConfig:

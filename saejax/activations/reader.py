@@ -3,7 +3,8 @@
 Shuffling rewrites nothing and keeps no state. Every epoch the store's chunks are put in a random order and
 cut into windows; a window is read whole, chunk by chunk, and its rows are served in a random order. Both
 orders are functions of the seed, so the rows of a step depend on the seed and the step alone, and a run
-resumes at any step at once. Rows of special tokens are left out, and what a filter leaves out.
+resumes at any step at once. Rows of special tokens are left out, and what a filter leaves out. Lanes
+(`saejax.activations.lanes`) deal the chunks of an epoch out in turn, and each has windows of its own.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from saejax.activations.index_permutation import IndexPermutation
+from saejax.activations.lanes import ALL, Batch, require_lanes, side_by_side
 from saejax.activations.prefetch import prefetch
 from saejax.activations.store import Store, aligned
 from saejax.errors import InputError
@@ -33,7 +35,9 @@ def shuffled_batches(
     *,
     kept: Bool[np.ndarray, "rows"] | None = None,
     window_rows: int = WINDOW_ROWS,
-) -> Iterator[Float32[np.ndarray, "batch width"]]:
+    lanes: int = 1,
+    part: slice = ALL,
+) -> Iterator[Float32[np.ndarray, "_ width"]]:
     """Yield batches of shuffled rows without end: those of `aligned_batches` of one stream.
 
     Args:
@@ -44,14 +48,19 @@ def shuffled_batches(
         start_step: the first batch yielded is that of this step, counted from 0.
         kept: which rows are read (`saejax.activations.filters`); all that are no special tokens when not given.
         window_rows: rows that are shuffled among each other; more mix text from further apart.
+        lanes: parts of a batch that are read apart.
+        part: rows of each batch that are yielded.
 
     Returns:
-        An iterator that prepares batches ahead in a thread.
+        An iterator that prepares batches ahead in threads.
 
     Raises:
         InputError: as `aligned_batches`.
     """
-    batches = aligned_batches([(store, hook)], batch, seed, start_step, kept=kept, window_rows=window_rows)
+    streams = [(store, hook)]
+    batches = aligned_batches(
+        streams, batch, seed, start_step, kept=kept, window_rows=window_rows, lanes=lanes, part=part
+    )
     return (x for _, (x,) in batches)
 
 
@@ -63,13 +72,15 @@ def aligned_batches(
     *,
     kept: Bool[np.ndarray, "rows"] | None = None,
     window_rows: int = WINDOW_ROWS,
-) -> Iterator[tuple[Int[np.ndarray, "batch"], list[Float32[np.ndarray, "batch _"]]]]:
+    lanes: int = 1,
+    part: slice = ALL,
+) -> Iterator[Batch]:
     """Yield batches of shuffled rows of several streams without end, epoch after epoch in a new order.
 
     The r-th rows of the batches of a step are of one token in all streams, and the order is that of the first stream
     alone. Every row that is kept comes once per epoch; a batch may span two epochs. Memory, for each stream: two
     windows in the stored dtype, 2 x window_rows x width x bytes per entry, and three batches; for all together 32 bytes
-    a row of a window.
+    a row of a window; of lanes that have no row in the part, nothing.
 
     Args:
         streams: stores of the same tokens, each with one of its hooks. The first store's chunks are what is put in a
@@ -78,14 +89,17 @@ def aligned_batches(
         seed: decides the order.
         start_step: the first batch yielded is that of this step, counted from 0.
         kept: which rows are read (`saejax.activations.filters`); all that are no special tokens when not given.
-        window_rows: rows that are shuffled among each other; more mix text from further apart.
+        window_rows: rows that are shuffled among each other, those of all lanes together; more mix text from further
+            apart.
+        lanes: parts of a batch that are read apart.
+        part: rows of each batch that are yielded.
 
     Returns:
-        An iterator of row numbers and a batch of each stream, which are prepared ahead in a thread.
+        An iterator of row numbers and a batch of each stream, which are prepared ahead in threads.
 
     Raises:
-        InputError: there is no stream, stores are of different tokens, one lacks its hook, or they have fewer rows than
-            a batch; while iterating: one is damaged.
+        InputError: there is no stream, stores are of different tokens, one lacks its hook, they have fewer rows than a
+            batch or fewer chunks than lanes; while iterating: one is damaged.
     """
     if not streams:
         raise InputError("there is no stream to read; name a store and a hook")
@@ -96,13 +110,22 @@ def aligned_batches(
     kept = first.kept if kept is None else kept
     if not 1 <= batch <= kept.sum():
         raise InputError(f"batch {batch} is not from 1 to the store's {kept.sum()} rows; extract more or lower it")
-    if start_step < 0 or window_rows < first.chunk_rows:
+    require_lanes(lanes, batch)
+    least = lanes * first.chunk_rows
+    if start_step < 0 or window_rows < least:
         raise InputError(
-            f"start_step {start_step} or window_rows {window_rows} is too low; they are from 0 and from "
-            f"{first.chunk_rows}, a chunk"
+            f"start_step {start_step} or window_rows {window_rows} is too low; they are from 0 and from {least}, a "
+            "chunk of each lane"
         )
-    windows = _windows(first, seed, start_step * batch, kept, window_rows // first.chunk_rows)
-    return prefetch(batches_of(prefetch(_read(streams, windows, min(window_rows, first.rows))), batch))
+    if lanes > -(-first.rows // first.chunk_rows):
+        raise InputError(f"lanes {lanes} are more than the chunks of {first.chunk_rows} rows of the store; lower lanes")
+    each, window = batch // lanes, window_rows // lanes
+
+    def of_lane(lane: int) -> Iterator[Batch]:
+        windows = _windows(first, seed, start_step * each, kept, window // first.chunk_rows, lane, lanes)
+        return prefetch(batches_of(prefetch(_read(streams, windows, min(window, first.rows))), each))
+
+    return side_by_side(of_lane, batch, lanes, part)
 
 
 def documents_per_batch(
@@ -112,6 +135,7 @@ def documents_per_batch(
     *,
     kept: Bool[np.ndarray, "rows"] | None = None,
     window_rows: int = WINDOW_ROWS,
+    lanes: int = 1,
     batches: int = 20,
 ) -> tuple[float, float]:
     """Measure how well batches are mixed: from how many documents a batch comes, and would if all rows were shuffled.
@@ -122,6 +146,7 @@ def documents_per_batch(
         seed: decides the order.
         kept: which rows are read.
         window_rows: rows that are shuffled among each other.
+        lanes: parts of a batch that are read apart.
         batches: batches of the first epoch to look at, at most.
 
     Returns:
@@ -129,26 +154,38 @@ def documents_per_batch(
     """
     kept = store.kept if kept is None else kept
     document = store.ledger(0, store.rows, ["document"])["document"]
-    windows = _windows(store, seed, 0, kept, max(window_rows // store.chunk_rows, 1))
-    unread = ((rows, places, []) for _, rows, places in windows)
-    looked_at = max(min(batches, int(kept.sum()) // batch), 1)
-    found = [len(np.unique(document[rows])) for rows, _ in itertools.islice(batches_of(unread, batch), looked_at)]
+    chunks_per_window = max(window_rows // lanes // store.chunk_rows, 1)
+
+    def of_lane(lane: int) -> Iterator[Batch]:
+        windows = _windows(store, seed, 0, kept, chunks_per_window, lane, lanes)
+        return batches_of(((rows, places, []) for _, rows, places in windows), batch // lanes)
+
+    looked_at = itertools.islice(side_by_side(of_lane, batch, lanes), max(min(batches, int(kept.sum()) // batch), 1))
+    found = [len(np.unique(document[rows])) for rows, _ in looked_at]
     share = np.bincount(document[kept]) / kept.sum()
     return float(np.mean(found)), float(np.sum(1 - (1 - share) ** batch))
 
 
 def _windows(
-    store: Store, seed: int, first: int, kept: Bool[np.ndarray, "rows"], chunks_per_window: int
+    store: Store,
+    seed: int,
+    passed: int,
+    kept: Bool[np.ndarray, "rows"],
+    chunks_per_window: int,
+    lane: int,
+    lanes: int,
 ) -> Iterator[tuple[list[tuple[int, int]], Int[np.ndarray, "order"], Int[np.ndarray, "order"]]]:
-    """Yield the spans of each window, and its rows in the order in which they are served, from place `first` of the
-    stream on: their numbers, and their places in the window.
+    """Yield the spans of each window of a lane, and its rows in the order in which they are served, behind those
+    `passed` already: their numbers, and their places in the window.
     """
     of_chunk = np.add.reduceat(kept, np.arange(0, store.rows, store.chunk_rows), dtype=np.int64)
-    first_epoch, passed = divmod(first, int(of_chunk.sum()))
     chunks = np.arange(len(of_chunk))
-    for epoch in itertools.count(first_epoch):
-        order = IndexPermutation(len(chunks), (seed, epoch))(chunks)
-        for start in range(0, len(chunks), chunks_per_window):
+    for epoch in itertools.count():
+        order = IndexPermutation(len(chunks), (seed, epoch))(chunks)[lane::lanes]
+        if passed >= (of_epoch := int(of_chunk[order].sum())):
+            passed -= of_epoch
+            continue
+        for start in range(0, len(order), chunks_per_window):
             chosen = order[start : start + chunks_per_window]
             count = int(of_chunk[chosen].sum())
             if count <= passed:
@@ -157,7 +194,7 @@ def _windows(
             ends = np.minimum((chosen + 1) * store.chunk_rows, store.rows)
             spans = list(zip((chosen * store.chunk_rows).tolist(), ends.tolist(), strict=True))
             rows = np.concatenate([np.arange(low, high) for low, high in spans])
-            shuffle = IndexPermutation(count, (seed, epoch, start))
+            shuffle = IndexPermutation(count, (seed, epoch, lane + lanes * start))
             places = np.flatnonzero(kept[rows])[shuffle(np.arange(passed, count))]
             yield spans, rows[places], places
             passed = 0

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from saejax.activations.filters import RowFilter
+from saejax.activations.lanes import ALL
 from saejax.activations.reader import blocks, documents_per_batch, shuffled_batches
 from saejax.activations.store import Dtype, Store
 from saejax.artifacts import read_manifest
@@ -47,8 +48,8 @@ class BatchSource(Protocol):
         """Bytes of rows that are held while batches are read: two windows, and three batches."""
         ...
 
-    def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
-        """Yield batches without end, from that of a step on, counted from 0."""
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+        """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         ...
 
     def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
@@ -60,7 +61,9 @@ class BatchSource(Protocol):
         ...
 
 
-def open_source(place: Place, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int) -> "BatchSource":
+def open_source(
+    place: Place, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int, lanes: int = 1
+) -> "BatchSource":
     """Open what a trainer reads.
 
     Args:
@@ -70,15 +73,17 @@ def open_source(place: Place, hook: str, rows: RowFilter, *, batch: int, seed: i
         batch: rows in a batch.
         seed: decides the order.
         window_rows: rows that are shuffled among each other.
+        lanes: parts of a batch that are read apart.
 
     Raises:
         InputError: it is absent or damaged, lacks the hook, or has fewer rows left than a batch.
     """
+    order = {"batch": batch, "seed": seed, "window_rows": window_rows, "lanes": lanes}
     if read_manifest(place)["kind"] == LIVE:
         from saejax.activations.live import LiveRows  # takes seconds to import, with all models
 
-        return LiveRows.of(place, hook, rows, batch=batch, seed=seed, window_rows=window_rows)
-    return StoredRows.of(Store.open(place), hook, rows, batch=batch, seed=seed, window_rows=window_rows)
+        return LiveRows.of(place, hook, rows, **order)
+    return StoredRows.of(Store.open(place), hook, rows, **order)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +97,7 @@ class StoredRows:
         batch: rows in a batch.
         seed: decides the order.
         window_rows: rows that are shuffled among each other.
+        lanes: parts of a batch that are read apart.
     """
 
     store: Store
@@ -100,9 +106,12 @@ class StoredRows:
     batch: int
     seed: int
     window_rows: int
+    lanes: int
 
     @classmethod
-    def of(cls, store: Store, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int) -> "StoredRows":
+    def of(
+        cls, store: Store, hook: str, rows: RowFilter, *, batch: int, seed: int, window_rows: int, lanes: int
+    ) -> "StoredRows":
         """Find out which rows are read.
 
         Raises:
@@ -112,7 +121,7 @@ class StoredRows:
         kept = rows.kept(store, hook)
         if batch > kept.sum():
             raise InputError(f"batch {batch} is larger than the store's {kept.sum()} rows; lower it or extract more")
-        return cls(store, hook, kept, batch, seed, max(window_rows, store.chunk_rows))
+        return cls(store, hook, kept, batch, seed, max(window_rows, lanes * store.chunk_rows), lanes)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -134,11 +143,12 @@ class StoredRows:
         """Bytes of two windows and three batches, and of the flags of all rows."""
         return held_bytes(self.width, self.facts["dtype"], self.window_rows, self.batch) + self.store.rows
 
-    def batches(self, start_step: int = 0) -> Iterator[Float32[np.ndarray, "batch width"]]:
-        """Yield batches without end, from that of a step on, counted from 0."""
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+        """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         return shuffled_batches(
-            self.store, self.hook, self.batch, self.seed, start_step, kept=self.kept, window_rows=self.window_rows
-        )
+            self.store, self.hook, self.batch, self.seed, start_step,
+            kept=self.kept, window_rows=self.window_rows, lanes=self.lanes, part=part,
+        )  # fmt: skip
 
     def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
         """Yield every row once, in the order of the corpus, however many the SAE was `trained` on."""
@@ -146,7 +156,9 @@ class StoredRows:
 
     def mixing(self) -> tuple[float, float]:
         """Measure from how many documents a batch comes, and would if all rows were shuffled."""
-        return documents_per_batch(self.store, self.batch, self.seed, kept=self.kept, window_rows=self.window_rows)
+        return documents_per_batch(
+            self.store, self.batch, self.seed, kept=self.kept, window_rows=self.window_rows, lanes=self.lanes
+        )
 
 
 def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int) -> int:

@@ -34,6 +34,9 @@ class SAETrainConfig:
     """Rows of the store to train on."""
     window_rows: int = WINDOW_ROWS
     """Rows of the store that are shuffled among each other: more mix text from further apart, and take more memory."""
+    lanes: int = 1
+    """Parts of a batch that are read apart, each from text of its own, so that of several processes each reads what its
+    own devices need: as many as there may ever be processes. The order of rows depends on it."""
     d_sae: int = 2048
     """Dictionary size: number of latents."""
     k: int = 16
@@ -99,7 +102,8 @@ class SAETrainConfig:
         least = {
             "d_sae": 1, "k": 1, "steps": 1, "batch": 1, "warmup_steps": 0, "decay_steps": 0, "aux_k": 1,
             "aux_capacity": 1, "aux_coefficient": 0, "l1_coefficient": 0, "dead_window": 1, "initial_rows": 2,
-            "checkpoint_every": 1, "keep": 1, "window_rows": 1, "data": 1, "latent": 1, "seed": 0, "data_seed": 0,
+            "checkpoint_every": 1, "keep": 1, "window_rows": 1, "lanes": 1, "data": 1, "latent": 1, "seed": 0,
+            "data_seed": 0,
         }  # fmt: skip
         given = {name: getattr(self, name) for name in least}
         problems = [
@@ -118,10 +122,10 @@ class SAETrainConfig:
             problems.append(f"aux_capacity {self.aux_capacity}; give at most {MOST_CONSIDERED}")
         if self.aux_k is not None and self.aux_k > self.aux_capacity:
             problems.append(f"aux_k {self.aux_k} is larger than aux_capacity {self.aux_capacity}; lower aux_k")
-        for name, whole, parts in (("batch", self.batch, self.data), ("d_sae", self.d_sae, self.latent)):
-            if parts >= 1 and whole % parts:
-                axis = "data" if name == "batch" else "latent"
-                problems.append(f"{name} {whole} is no multiple of {axis} {parts}; change one of them")
+        for whole, parts in (("batch", "lanes"), ("batch", "data"), ("d_sae", "latent")):
+            size, count = getattr(self, whole), getattr(self, parts)
+            if count >= 1 and size % count:
+                problems.append(f"{whole} {size} is no multiple of {parts} {count}; change one of them")
         if self.recall is not None and not 0 < self.recall < 1:
             problems.append(f"recall {self.recall}; give a share between 0 and 1, or leave it out to find all")
         if self.recall is not None and self.impl == "tpu":

@@ -66,7 +66,7 @@ class Member:
 
 def fit(
     members: Sequence[Member],
-    batches: Iterable[Float[np.ndarray, "batch d_model"]],
+    batches: Iterable[Float[np.ndarray, "_ d_model"]],
     *,
     batch: int,
     checkpoint_every: int,
@@ -81,7 +81,8 @@ def fit(
 
     Args:
         members: where to begin, all of them after the same step of as many.
-        batches: activations in the model's units, from the batch of that step on; nobody changes them after.
+        batches: activations in the model's units, from the batch of that step on; of each the `own_rows` of this
+            process (`saejax.sae.placement`), which nobody changes after.
         batch: rows in each.
         checkpoint_every: steps between checkpoints; one more comes after the last, and when the run is to end.
         mesh: devices that the steps are spread over; the states are there already.
@@ -99,7 +100,7 @@ def fit(
     in_lockstep = jax.process_count() > 1 and jax.default_backend() == "cpu"
     found = []
     with progress("train SAE", steps, done=start) as advance:
-        for step, rows in zip(range(start + 1, steps + 1), placed_batches(batches, mesh), strict=False):
+        for step, rows in zip(range(start + 1, steps + 1), placed_batches(batches, batch, mesh), strict=False):
             before, found = found, []
             for member in members:
                 take = repeatable_step if member.recipe.deterministic else train_step

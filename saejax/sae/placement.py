@@ -77,25 +77,40 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
     return jax.tree.map(put, state, state_places(state))
 
 
+def own_rows(batch: int, mesh: Mesh | None) -> slice:
+    """Return which rows of a batch the devices of this process have.
+
+    Args:
+        batch: rows in a batch.
+        mesh: None for one device.
+    """
+    if mesh is None:
+        return slice(0, batch)
+    parts = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((batch,)).values()
+    ranges = [part[0].indices(batch) for part in parts if part is not None]
+    return slice(min(start for start, _, _ in ranges), max(stop for _, stop, _ in ranges))
+
+
 def placed_batches(
-    batches: Iterable[Float[np.ndarray, "rows d_model"]], mesh: Mesh | None
-) -> Iterator[Float[Array, "rows d_model"]]:
+    batches: Iterable[Float[np.ndarray, "_ d_model"]], batch: int, mesh: Mesh | None
+) -> Iterator[Float[Array, "batch d_model"]]:
     """Put batches where a mesh has them, some ahead of the one that is used, so that their copy to a device overlaps
     with steps there.
 
     The calling thread puts them, in their order; each process of a job puts the rows of its own devices.
 
     Args:
-        batches: whole batches, the same in all processes, which nobody changes.
+        batches: the `own_rows` of each, which nobody changes.
+        batch: rows in a batch.
         mesh: None for one device.
 
     Returns:
         An iterator; beside the batch that is used, `AHEAD` are on the devices.
     """
-    there = _one_device() if mesh is None else NamedSharding(mesh, PartitionSpec(DATA))
+    there, own = _one_device() if mesh is None else NamedSharding(mesh, PartitionSpec(DATA)), own_rows(batch, mesh)
     ahead = collections.deque()
     for x in batches:
-        ahead.append(_put(x, there))
+        ahead.append(_put_rows(x, own, batch, there))
         if len(ahead) > AHEAD:
             yield ahead.popleft()
     yield from ahead
@@ -122,6 +137,16 @@ def _put(array: Any, there: Sharding) -> jax.Array:
     """Put an array that every process has whole; `device_put` would ask all whether it is the same in all."""
     held = np.asarray(array)
     return jax.make_array_from_callback(held.shape, there, lambda part: held[part])
+
+
+def _put_rows(x: Float[np.ndarray, "_ d_model"], own: slice, batch: int, there: Sharding) -> jax.Array:
+    """Put a batch of which each process has its own rows."""
+
+    def rows(index: Any) -> Float[np.ndarray, "_ d_model"]:
+        start, stop, _ = index[0].indices(batch)
+        return x[start - own.start : stop - own.start]
+
+    return jax.make_array_from_callback((batch, x.shape[1]), there, rows)
 
 
 def placed_workspace(state: TrainState, rows: int, impl: Impl, mesh: Mesh | None) -> Workspace:

@@ -35,7 +35,7 @@ from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.metrics import measure
 from saejax.sae.normalisation import require_sample
 from saejax.sae.params import SAE, SAEConfig, save, shapes
-from saejax.sae.placement import placed_state, step_mesh, whole
+from saejax.sae.placement import own_rows, placed_state, step_mesh, whole
 from saejax.sae.provenance import provenance
 from saejax.sae.state import Recipe, TrainState, initial_state, workspace
 from saejax.sae.step import repeatable_step, train_step
@@ -89,7 +89,7 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
     if left:
         with contextlib.ExitStack() as stack:
             members = _members(left, rows, mesh, stack)
-            batches = rows.batches(int(members[0].state.step))
+            batches = rows.batches(int(members[0].state.step), own_rows(shared.batch, mesh))
             preemption = stack.enter_context(noticed())
             fit(
                 members,
@@ -216,7 +216,7 @@ def source(config: SAETrainConfig) -> BatchSource:
     """
     rows = open_source(
         config.store, config.hook, config.rows,
-        batch=config.batch, seed=config.data_seed, window_rows=config.window_rows,
+        batch=config.batch, seed=config.data_seed, window_rows=config.window_rows, lanes=config.lanes,
     )  # fmt: skip
     require_sample(config.normalise, min(config.initial_rows, _first_batches(config, rows) * config.batch), rows.width)
     return rows

@@ -13,8 +13,10 @@ from made_extractions import HOOKS, made_config
 
 from saejax import artifacts
 from saejax.activations.extract import ExtractConfig, extract
+from saejax.activations.extractor import Extractor
 from saejax.activations.filters import RowFilter
 from saejax.activations.index_permutation import IndexPermutation
+from saejax.activations.lanes import ALL
 from saejax.activations.live import LiveConfig, LiveRows, record
 from saejax.activations.source import open_source
 from saejax.activations.store import Store
@@ -54,34 +56,58 @@ def source(config: LiveConfig, rows: RowFilter = FILTERS[0], **changed: Any) -> 
     return opened
 
 
-def expected(store: Store, rows: RowFilter) -> Iterator[np.ndarray]:
+def expected(store: Store, rows: RowFilter, opened: LiveRows, lane: int = 0) -> Iterator[np.ndarray]:
     """Windows of the rows that are kept, epoch after epoch, each in its own order, cut into batches."""
-    x = store.read(HOOKS[0], 0, store.rows)
-    in_range = dataclasses.replace(rows, max_norm=None).kept(store, HOOKS[0])
-    x = x[in_range]
+    x, lanes = store.read(HOOKS[0], 0, store.rows), opened.lanes
+    kept = dataclasses.replace(rows, max_norm=None).kept(store, HOOKS[0])
+    norms = np.linalg.norm(x, axis=1)
     if rows.max_norm is not None:
-        norms = np.linalg.norm(x, axis=1)
-        x = x[norms <= rows.max_norm * np.median(norms[:WINDOW])]
-        assert 0 < len(x) < len(norms)
-    endless = (row for _ in itertools.count() for row in x)
+        kept = kept & (norms <= rows.max_norm * np.median(norms[kept][:WINDOW]))
+        assert kept.any()
+    of_batch = [len(packed.ledger()["special"]) for packed in opened.extractor.rows()]
+    kept = kept & (np.repeat(np.arange(len(of_batch)), of_batch) % lanes == lane)
+    endless, size = (row for _ in itertools.count() for row in x[kept]), WINDOW // lanes
     served = (
         row
         for window in itertools.count()
-        for row in np.stack(list(itertools.islice(endless, WINDOW)))[
-            IndexPermutation(WINDOW, (SEED, window))(np.arange(WINDOW))
+        for row in np.stack(list(itertools.islice(endless, size)))[
+            IndexPermutation(size, (SEED, lanes * window + lane))(np.arange(size))
         ]
     )
     for _ in itertools.count():
-        yield np.stack(list(itertools.islice(served, BATCH)))
+        yield np.stack(list(itertools.islice(served, BATCH // lanes)))
 
 
 @pytest.mark.parametrize("rows", FILTERS)
 @pytest.mark.parametrize("start", [0, 1, 11, 40])
 def test_batches_are_those_of_the_stored_rows(config: LiveConfig, store: Store, rows: RowFilter, start: int) -> None:
     """From any step on, over epochs: 388 rows are 16 batches."""
-    wanted = itertools.islice(expected(store, rows), start, start + 20)
-    for found, batch in zip(source(config, rows).batches(start), wanted, strict=False):
+    opened = source(config, rows)
+    wanted = itertools.islice(expected(store, rows, opened), start, start + 20)
+    for found, batch in zip(opened.batches(start), wanted, strict=False):
         np.testing.assert_allclose(found, batch, rtol=0, atol=1e-5 * np.abs(batch).max())
+
+
+@pytest.mark.parametrize("rows", FILTERS)
+@pytest.mark.parametrize("start", [0, 1, 17])
+def test_lanes_have_batches_of_the_model_in_turn(
+    config: LiveConfig, store: Store, rows: RowFilter, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has half a window, and the model does not run for one that is not read."""
+    opened = source(config, rows, lanes=2)
+    of_lanes = [expected(store, rows, opened, lane) for lane in (0, 1)]
+    wanted = [np.concatenate(halves) for halves in itertools.islice(zip(*of_lanes, strict=True), start, start + 20)]
+    for found, batch in zip(opened.batches(start), wanted, strict=False):
+        np.testing.assert_allclose(found, batch, rtol=0, atol=1e-5 * np.abs(batch).max())
+    compute, ran = Extractor.compute, []
+    monkeypatch.setattr(Extractor, "compute", lambda *given: ran.append(given[:2]) or compute(*given))
+    second = source(config, rows, lanes=2)  # threads of the first one run on
+    for found, batch in zip(second.batches(start, slice(12, 24)), wanted, strict=False):
+        np.testing.assert_allclose(found, batch[12:], rtol=0, atol=1e-5 * np.abs(batch).max())
+    of_first = [packed.batch.input_ids.tolist() for packed in opened.extractor.rows()][::2]
+    seen = [packed.batch.input_ids.tolist() for extractor, packed in ran if extractor is second.extractor]
+    assert seen
+    assert any(batch in of_first for batch in seen) == (rows.max_norm is not None), "the median is of all lanes"
 
 
 def test_nothing_but_the_manifest_is_on_the_disk(config: LiveConfig) -> None:
@@ -140,8 +166,8 @@ def test_an_sae_trains_on_it_and_a_killed_one_ends_the_same(
     whole = load(train(sae_config(config, tmp_path / "whole")))
     original = LiveRows.batches
 
-    def cut_short(self: LiveRows, start_step: int = 0) -> Iterator[np.ndarray]:
-        for step, batch in enumerate(original(self, start_step), start_step):
+    def cut_short(self: LiveRows, start_step: int = 0, part: slice = ALL) -> Iterator[np.ndarray]:
+        for step, batch in enumerate(original(self, start_step, part), start_step):
             if step == 27:
                 raise Killed
             yield batch

@@ -1,12 +1,15 @@
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from made_stores import activations, ledger, made
 
+from saejax.activations.index_permutation import IndexPermutation
+from saejax.activations.lanes import ALL
 from saejax.activations.reader import aligned_batches, blocks, documents_per_batch, paired_blocks, shuffled_batches
 from saejax.activations.store import KIND, Store
 from saejax.errors import InputError
@@ -87,6 +90,68 @@ def test_a_window_mixes_text_from_all_over_the_store(tmp_path: Path) -> None:
     flat = rows.ravel()
     assert (np.abs(np.diff(flat)) < 10).mean() < 0.02
     assert abs(np.corrcoef(flat[:-1] % 640, flat[1:] % 640)[0, 1]) < 4 / np.sqrt(len(flat))
+
+
+def in_lanes(store: Store, lanes: int, steps: int, part: slice = ALL, start: int = 0, batch: int = 20) -> np.ndarray:
+    """Return the row numbers of some steps."""
+    batches = aligned_batches([(store, HOOK)], batch, 3, start, window_rows=512, lanes=lanes, part=part)
+    found = list(itertools.islice(batches, steps))
+    for rows, (x,) in found:
+        np.testing.assert_array_equal(x[:, 0], rows)
+    return np.array([rows for rows, _ in found])
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 5])
+def test_lanes_have_every_row_once_per_epoch_between_them(store: Store, lanes: int) -> None:
+    """The chunks of an epoch are dealt out; no lane waits for another, so each ends it at a step of its own."""
+    rows = in_lanes(store, lanes, 4 * len(KEPT) // 20).reshape(-1, lanes, 20 // lanes)
+    served = [rows[:, lane].ravel() for lane in range(lanes)]
+    of_chunk = np.bincount(KEPT // store.chunk_rows)
+    for epoch in range(3):
+        chunks = IndexPermutation(len(of_chunk), (3, epoch))(np.arange(len(of_chunk)))
+        counts = [of_chunk[chunks[lane::lanes]].sum() for lane in range(lanes)]
+        assert len(set(counts)) > 1
+        of_epoch = np.concatenate([of_lane[:count] for of_lane, count in zip(served, counts, strict=True)])
+        np.testing.assert_array_equal(np.sort(of_epoch), KEPT)
+        served = [of_lane[count:] for of_lane, count in zip(served, counts, strict=True)]
+
+
+@pytest.mark.parametrize("start", [0, 5, 60, 500])
+@pytest.mark.parametrize("part", [slice(0, 10), slice(10, 20), slice(5, 15), slice(7, 8)])
+def test_a_part_of_lanes_is_that_of_their_batches(store: Store, part: slice, start: int) -> None:
+    for lanes in (1, 2, 4):
+        whole = in_lanes(store, lanes, 50, start=start)
+        np.testing.assert_array_equal(in_lanes(store, lanes, 50, part, start), whole[:, part])
+        later = in_lanes(store, lanes, 10, part, start + 40)
+        np.testing.assert_array_equal(later, whole[40:, part])
+
+
+def test_of_lanes_no_more_is_read_than_the_part_needs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 880 rows, half of each batch for an epoch: half of the chunks, and the two windows that are read ahead."""
+    spans: list[tuple[int, int]] = []
+    original = Store.read_spans
+
+    def noted(self: Store, hook: str, wanted: list[tuple[int, int]], into: Any = None) -> np.ndarray:
+        spans.extend(wanted)
+        return original(self, hook, wanted, into)
+
+    monkeypatch.setattr(Store, "read_spans", noted)
+    in_lanes(store, 2, 44, slice(0, 10))
+    assert sum(stop - start for start, stop in spans) <= ROWS / 2 + 3 * 256
+    spans.clear()
+    in_lanes(store, 1, 44, slice(0, 10))
+    assert sum(stop - start for start, stop in spans) >= ROWS
+
+
+def test_lanes_that_cannot_be_are_refused(store: Store) -> None:
+    for batch, lanes, window, message in (
+        (20, 3, 512, "batch 20 is no multiple of lanes 3, from 1 on; change one of them"),
+        (20, 0, 512, "batch 20 is no multiple of lanes 0"),
+        (20, 4, 255, "window_rows 255 is too low; they are from 0 and from 256, a chunk of each lane"),
+        (20, 20, 1280, "lanes 20 are more than the chunks of 64 rows of the store; lower lanes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            aligned_batches([(store, HOOK)], batch, 0, window_rows=window, lanes=lanes)
 
 
 def test_a_hook_or_a_batch_that_is_not_there_is_refused_at_once(store: Store) -> None:

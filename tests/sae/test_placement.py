@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ def batches() -> list[np.ndarray]:
 @pytest.mark.parametrize("spread", [False, True])
 def test_placed_batches_are_the_batches_in_their_order(batches: list[np.ndarray], count: int, spread: bool) -> None:
     mesh = jax.make_mesh((1, 1), (placement.DATA, placement.LATENT)) if spread else None
-    placed = list(placed_batches(batches[:count], mesh))
+    placed = list(placed_batches(batches[:count], len(batches[0]), mesh))
     assert len(placed) == count
     for ours, given in zip(placed, batches, strict=False):
         assert isinstance(ours, jax.Array)
@@ -36,14 +37,14 @@ def test_two_more_than_the_one_in_use_are_put_by_the_thread_that_uses_them(
 ) -> None:
     """Another thread might put them in another order than those of other processes do."""
     put: list[threading.Thread] = []
-    original = placement._put
+    original = placement._put_rows
 
-    def noted(array: np.ndarray, there: jax.sharding.Sharding) -> jax.Array:
+    def noted(*given: Any) -> jax.Array:
         put.append(threading.current_thread())
-        return original(array, there)
+        return original(*given)
 
-    monkeypatch.setattr(placement, "_put", noted)
-    for used, _ in enumerate(placed_batches(batches, None), 1):
+    monkeypatch.setattr(placement, "_put_rows", noted)
+    for used, _ in enumerate(placed_batches(batches, len(batches[0]), None), 1):
         assert len(put) == min(used + 2, len(batches))
     assert set(put) == {threading.current_thread()}
 
@@ -54,4 +55,4 @@ def test_an_error_in_a_source_is_raised_where_batches_are_used(batches: list[np.
         raise ValueError("damaged")
 
     with pytest.raises(ValueError, match="damaged"):
-        list(placed_batches(damaged(), None))
+        list(placed_batches(damaged(), 4, None))

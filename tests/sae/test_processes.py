@@ -25,20 +25,20 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> SAETrainConfig:
-    """Return the config of a finished run on one device."""
+    """Return the config of a finished run on one device, whose lanes are one for each of two processes."""
     x = planted.activations(3000, planted.atoms(16, 32), active=3)
     store = planted.store_of(x, tmp_path_factory.mktemp("stores") / "store")
     config = SAETrainConfig(
         store=store.path, hook=planted.HOOK, out=tmp_path_factory.mktemp("runs") / "sae", d_sae=48, k=4, steps=120,
         batch=100, learning_rate=3e-3, warmup_steps=10, decay_steps=20, dead_window=2000, initial_rows=500,
-        checkpoint_every=40,
+        checkpoint_every=40, lanes=2,
     )  # fmt: skip
     train(config)
     return config
 
 
 def started(config: SAETrainConfig) -> list[subprocess.Popen]:
-    """Start both processes, with latents spread over the two and rows over the two devices of each."""
+    """Start both processes, rows spread over the two and latents over the two devices of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -108,10 +108,11 @@ def test_an_interrupted_sweep_goes_on_where_all_of_them_were_saved(
     config = SweepConfig(dataclasses.replace(straight.train, out=tmp_path / "sweep"), seeds=SEEDS)
     reader, starts = StoredRows.batches, []
 
-    def cut_short(self, *start):
-        """Break off the first stream of training at step 90; initial samples are taken without a step."""
-        starts.extend(start)
-        for step, x in enumerate(reader(self, *start), *start):
+    def cut_short(self, start_step=0, *part):
+        """Break off the first stream of training at step 90; initial samples are taken of whole batches."""
+        if part:
+            starts.append(start_step)
+        for step, x in enumerate(reader(self, start_step, *part), start_step):
             if step == 90 and starts == [0]:
                 raise KeyboardInterrupt
             yield x

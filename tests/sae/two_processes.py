@@ -8,6 +8,7 @@ import jax
 
 from saejax.errors import Preempted
 from saejax.sae.config import SAETrainConfig
+from saejax.sae.placement import own_rows, step_mesh
 from saejax.sae.train import train
 
 
@@ -17,6 +18,8 @@ def main() -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
     config = SAETrainConfig(**{**given, "store": Path(given["store"]), "out": Path(given["out"])})
+    half = config.batch // 2
+    assert own_rows(config.batch, step_mesh(config.data, config.latent)) == slice(process * half, (process + 1) * half)
     try:
         train(config)
     except Preempted as ended:
