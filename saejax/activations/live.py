@@ -122,10 +122,14 @@ class LiveRows:
 
         return (x for _, (x,) in side_by_side(of_lane, self.batch, self.lanes, part))
 
-    def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
-        """Yield the rows of a window that comes after `trained` rows: the SAE has not seen them in this epoch."""
+    def measured(
+        self, rows_per_block: int, trained: int, share: int = 0, of: int = 1
+    ) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield the rows of a window that comes after `trained` rows: the SAE has not seen them in this epoch. A share
+        is that of some lanes.
+        """
         size = self.window_rows // self.lanes
-        for lane in range(self.lanes):
+        for lane in range(self.lanes * share // of, self.lanes * (share + 1) // of):
             order, _, (rows,) = next(self._windows(lane, -(-trained // self.window_rows) * size))
             for start in range(0, size, rows_per_block):
                 yield rows[order[start : start + rows_per_block]].astype(np.float32)

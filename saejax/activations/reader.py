@@ -242,7 +242,13 @@ def batches_of(
 
 
 def blocks(
-    store: Store, hook: str, rows_per_block: int = 8192, *, kept: Bool[np.ndarray, "rows"] | None = None
+    store: Store,
+    hook: str,
+    rows_per_block: int = 8192,
+    *,
+    kept: Bool[np.ndarray, "rows"] | None = None,
+    share: int = 0,
+    of: int = 1,
 ) -> Iterator[tuple[Int[np.ndarray, "rows"], Float32[np.ndarray, "rows width"]]]:
     """Yield row numbers and activations in the order of the corpus, each block from `rows_per_block` store
     rows.
@@ -250,8 +256,10 @@ def blocks(
     Args:
         store: what to read.
         hook: whose activations.
-        rows_per_block: store rows read at a time, of which those that are not kept are then left out.
+        rows_per_block: store rows read at a time, of which those that are not kept are then left out: all, perhaps.
         kept: which rows are read; all that are no special tokens when not given.
+        share: the number of one of some equal ranges of blocks, which alone is yielded.
+        of: how many there are.
 
     Returns:
         An iterator that reads one block ahead in a thread.
@@ -262,11 +270,12 @@ def blocks(
     store.require(hook=hook)
 
     def read() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in range(0, store.rows, rows_per_block):
+        starts = range(0, store.rows, rows_per_block)
+        for start in starts[len(starts) * share // of : len(starts) * (share + 1) // of]:
             stop = min(start + rows_per_block, store.rows)
             chosen = (store.kept if kept is None else kept)[start:stop]
-            held = store.read_spans(hook, [(start, stop)])
-            yield start + np.flatnonzero(chosen), held[chosen].astype(np.float32, copy=False)
+            held = store.read_spans(hook, [(start, stop)] if chosen.any() else [])
+            yield start + np.flatnonzero(chosen), held[chosen[: len(held)]].astype(np.float32, copy=False)
 
     return prefetch(read())
 

@@ -52,8 +52,12 @@ class BatchSource(Protocol):
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         ...
 
-    def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
-        """Yield the rows on which an SAE is measured that was trained on the first `trained` of the stream."""
+    def measured(
+        self, rows_per_block: int, trained: int, share: int = 0, of: int = 1
+    ) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield one of some shares of the rows on which an SAE is measured that was trained on the first `trained` of
+        the stream.
+        """
         ...
 
     def mixing(self) -> tuple[float, float | None]:
@@ -150,9 +154,11 @@ class StoredRows:
             kept=self.kept, window_rows=self.window_rows, lanes=self.lanes, part=part,
         )  # fmt: skip
 
-    def measured(self, rows_per_block: int, trained: int) -> Iterator[Float32[np.ndarray, "rows width"]]:
-        """Yield every row once, in the order of the corpus, however many the SAE was `trained` on."""
-        return (x for _, x in blocks(self.store, self.hook, rows_per_block, kept=self.kept))
+    def measured(
+        self, rows_per_block: int, trained: int, share: int = 0, of: int = 1
+    ) -> Iterator[Float32[np.ndarray, "rows width"]]:
+        """Yield every row of a share once, in the order of the corpus, however many the SAE was `trained` on."""
+        return (x for _, x in blocks(self.store, self.hook, rows_per_block, kept=self.kept, share=share, of=of))
 
     def mixing(self) -> tuple[float, float]:
         """Measure from how many documents a batch comes, and would if all rows were shuffled."""

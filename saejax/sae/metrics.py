@@ -11,9 +11,10 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from saejax_kernels import sparse_decode
 
+from saejax.mesh import gather
 from saejax.sae.encoders import top_k_codes
 from saejax.sae.params import SAE
 from saejax.types import AnyArray, Array
@@ -41,10 +42,14 @@ class Moments:
         """
         exact = x.astype(np.float64)
         mean = exact.mean(axis=0)
-        total = self.count + len(x)
+        self.merge(len(x), mean, float(np.sum((exact - mean) ** 2)))
+
+    def merge(self, count: int, mean: Float[np.ndarray, "d_model"], deviation: float) -> None:
+        """Merge the moments of other rows, of at least one."""
+        total = self.count + count
         shift = mean - self.mean
-        self.deviation += float(np.sum((exact - mean) ** 2) + np.sum(shift**2) * self.count * len(x) / total)
-        self.mean = self.mean + shift * (len(x) / total)
+        self.deviation += float(deviation + np.sum(shift**2) * self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
         self.count = total
 
 
@@ -87,12 +92,13 @@ def _explain(sae: SAE, x: Array) -> tuple[Array, Array, Array]:
     return values, indices, jnp.sum(sae.normalisation.differences(error, x) ** 2, axis=1)
 
 
-def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measured:
+def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]], *, together: bool = False) -> Measured:
     """Run an SAE over blocks of rows and sum up what it does.
 
     Args:
         sae: the SAE.
         blocks: activations in the model's units; memory is one block's codes.
+        together: add up the blocks that all processes of a job were given, each its own; all of them call.
 
     Returns:
         The sums, as ratios.
@@ -104,7 +110,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
     moments = Moments()
     error = active = 0.0
     fired = np.zeros(sae.config.d_sae, np.int64)
-    for x in blocks:
+    for x in filter(len, blocks):
         # Blocks differ in length by the special tokens left out; padded lengths are few, and so are
         # compilations.
         padded = np.pad(x, ((0, -len(x) % PADDED_ROWS), (0, 0)))
@@ -114,6 +120,8 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         error += float(squared.sum(dtype=np.float64))
         active += float(values.sum(dtype=np.float64))
         fired += np.bincount(indices[values > 0], minlength=sae.config.d_sae)
+    if together:
+        moments, error, active, fired = _of_all_processes(moments, error, active, fired, sae.config.d_model)
     if moments.count == 0:
         raise ValueError("there is no row to measure the SAE on")
     error /= sae.normalisation.unit**2
@@ -126,6 +134,21 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]]) -> Measu
         firing_rate=fired / moments.count,
         mean=moments.mean,
     )
+
+
+def _of_all_processes(
+    moments: Moments, error: float, active: float, fired: Int[np.ndarray, "d_sae"], d_model: int
+) -> tuple[Moments, float, float, Int[np.ndarray, "d_sae"]]:
+    """Add up the sums of all processes, in their order."""
+    mean = np.broadcast_to(moments.mean, d_model)
+    held = np.concatenate([[moments.count, moments.deviation, error, active], mean, fired]).astype(np.float64)
+    whole, error, active, fired = Moments(), 0.0, 0.0, np.zeros_like(fired)
+    for sums in gather(held[:, None]).T:
+        count, deviation, of_error, of_active = sums[:4].tolist()
+        if count:
+            whole.merge(int(count), sums[4 : 4 + d_model], deviation)
+        error, active, fired = error + of_error, active + of_active, fired + sums[4 + d_model :].astype(np.int64)
+    return whole, error, active, fired
 
 
 def gini(rates: Float[np.ndarray, "d_sae"]) -> float:

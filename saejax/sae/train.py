@@ -32,7 +32,7 @@ from saejax.sae.config import SAETrainConfig
 from saejax.sae.fit import Member, fit
 from saejax.sae.health import health_table
 from saejax.sae.initial import initial_sae, normalised_variance
-from saejax.sae.metrics import measure
+from saejax.sae.metrics import Measured, measure
 from saejax.sae.normalisation import require_sample
 from saejax.sae.params import SAE, SAEConfig, save, shapes
 from saejax.sae.placement import own_rows, placed_state, step_mesh, whole
@@ -101,8 +101,10 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
             )
         for (config, run), member in zip(left, members, strict=True):
             weights, normalisation = whole((member.state.weights, member.state.normalisation), mesh)
+            sae = weights.sae(normalisation, member.state.config)
+            measured = measure(sae, _shown(rows, config), together=True)
             if processes.is_first():
-                _finish(run, config, rows, weights.sae(normalisation, member.state.config))
+                _finish(run, rows, sae, measured)
         processes.barrier("sae finished")
     return [run.path for run in runs]
 
@@ -145,9 +147,8 @@ def _unlogged(**_: Any) -> None:
     """Log nothing: of several processes the first alone writes."""
 
 
-def _finish(run: artifacts.Run, config: SAETrainConfig, rows: BatchSource, sae: SAE) -> None:
+def _finish(run: artifacts.Run, rows: BatchSource, sae: SAE, measured: Measured) -> None:
     facts = save(sae, run.path)
-    measured = measure(sae, _shown(rows, config))
     artifacts.write_json(run.path / "health.json", health_table(sae, measured))
     documents, if_shuffled = rows.mixing()
     mixing = {
@@ -245,8 +246,9 @@ def _shapes(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mes
 
 
 def _shown(rows: BatchSource, config: SAETrainConfig) -> Iterable[np.ndarray]:
-    """Yield the rows to measure an SAE on, with a bar."""
-    with progress("measure SAE", rows.rows or config.window_rows) as advance:
-        for x in rows.measured(BLOCK, config.steps * config.batch):
+    """Yield the rows that this process measures an SAE on, with a bar."""
+    total = (rows.rows or config.window_rows) // jax.process_count()
+    with progress("measure SAE", total) as advance:
+        for x in rows.measured(BLOCK, config.steps * config.batch, jax.process_index(), jax.process_count()):
             yield x
             advance(len(x))

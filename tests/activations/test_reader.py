@@ -182,7 +182,10 @@ def test_blocks_are_the_kept_rows_in_order(store: Store, rows_per_block: int) ->
     assert len(found) == -(-ROWS // rows_per_block)
     np.testing.assert_array_equal(np.concatenate([rows for rows, _ in found]), KEPT)
     np.testing.assert_array_equal(np.concatenate([x for _, x in found]), activations(ROWS)[KEPT])
-    assert all(rows.max(initial=0) < (number + 1) * rows_per_block for number, (rows, _) in enumerate(found))
+    assert all(set(rows // rows_per_block) <= {number} for number, (rows, _) in enumerate(found))
+    shares = [list(blocks(store, HOOK, rows_per_block, share=share, of=3)) for share in range(3)]
+    np.testing.assert_array_equal(np.concatenate([rows for share in shares for rows, _ in share]), KEPT)
+    assert all(abs(len(share) - len(found) / 3) < 3 + len(found) / 10 for share in shares)
 
 
 def test_paired_blocks_are_of_the_same_rows(store: Store, tmp_path: Path) -> None:
@@ -290,6 +293,7 @@ def test_rows_that_are_not_kept_are_neither_shuffled_nor_read_in_blocks(store: S
     for epoch in rows.reshape(13, -1):
         np.testing.assert_array_equal(np.sort(epoch), expected)
     read = [(number, x[:, 0]) for number, x in blocks(store, HOOK, 100, kept=kept)]
+    assert [number for number, (rows, _) in enumerate(read) if not len(rows)] == [2, 3]
     np.testing.assert_array_equal(np.concatenate([number for number, _ in read]), expected)
     np.testing.assert_array_equal(np.concatenate([x for _, x in read]).astype(int), expected)
 

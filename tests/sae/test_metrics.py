@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from saejax.errors import InputError
+from saejax.sae import metrics
 from saejax.sae.initial import initial_sae
 from saejax.sae.metrics import decoder_cosines, gini, measure
 from saejax.sae.normalisation import Kind
@@ -43,6 +44,25 @@ def test_predicting_zero_leaves_the_variance_and_the_squared_mean(x):
     expected = np.sum(exact**2) / np.sum((exact - exact.mean(axis=0)) ** 2)
     np.testing.assert_allclose(found.fvu, expected, rtol=1e-6)
     np.testing.assert_allclose(found.mse, np.mean(exact**2), rtol=1e-6)
+
+
+def test_rows_that_processes_share_are_measured_as_if_one_had_them_all(x, monkeypatch):
+    """With a `gather` that joins what each of three processes gave, one of which had no row."""
+    sae, given = initial_sae(SHAPE, x, jax.random.key(0)), []
+    parts = [[x[:100], x[100:350]], [], [x[350:]]]
+
+    def joined(part):
+        given.append(part)
+        return np.concatenate(given, axis=-1)
+
+    monkeypatch.setattr(metrics, "gather", joined)
+    with pytest.raises(ValueError, match="no row"):
+        measure(sae, parts[1], together=True)
+    *_, found = (measure(sae, part, together=True) for part in parts)
+    whole = measure(sae, [x[:0], x, x[:0]])
+    assert (found.rows, found.l0) == (whole.rows, whole.l0)
+    for name in ("mse", "fvu", "mean_active", "firing_rate", "mean"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-6, err_msg=name)
 
 
 def test_an_sae_that_keeps_all_that_is_active_is_measured_on_all_of_it(x):
