@@ -143,6 +143,14 @@ def test_of_lanes_no_more_is_read_than_the_part_needs(store: Store, monkeypatch:
     assert sum(stop - start for start, stop in spans) >= ROWS
 
 
+def test_lanes_are_not_shuffled_alike(tmp_path: Path) -> None:
+    """Else rows of one place in their chunks would meet in all lanes of a batch, and places are positions in a text."""
+    store = made(tmp_path / "run", 6400, shard_rows=640)
+    rows = in_lanes(store, 2, 100, batch=40)
+    same = rows[:, :20] % store.chunk_rows == rows[:, 20:] % store.chunk_rows
+    assert same.mean() < 0.01
+
+
 def test_lanes_that_cannot_be_are_refused(store: Store) -> None:
     for batch, lanes, window, message in (
         (20, 3, 512, "batch 20 is no multiple of lanes 3, from 1 on; change one of them"),

@@ -15,7 +15,7 @@ from saejax.sae.execution import DATA, LATENT, Execution
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAEConfig
-from saejax.sae.placement import placed_state, placed_workspace, step_mesh
+from saejax.sae.placement import placed_batches, placed_state, placed_workspace, step_mesh
 from saejax.sae.state import Recipe, TrainState, initial_state
 from saejax.sae.step import train_step
 
@@ -41,7 +41,7 @@ def trained(batches: np.ndarray, mesh: Mesh | None, kind: Kind = "scalar") -> tu
     """Return the state after a step on each batch, and the metrics of all."""
     state = placed_state(started(batches, kind), mesh)
     space, metrics = placed_workspace(state, ROWS, "jax", mesh), []
-    for x in batches:
+    for x in placed_batches(batches, ROWS, mesh):
         state, space, found = train_step(state, space, x, RECIPE, mesh)
         metrics.append({name: float(value) for name, value in found.items()})
     if mesh is not None:
