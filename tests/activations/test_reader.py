@@ -145,10 +145,11 @@ def test_of_lanes_no_more_is_read_than_the_part_needs(store: Store, monkeypatch:
 
 def test_lanes_are_not_shuffled_alike(tmp_path: Path) -> None:
     """Else rows of one place in their chunks would meet in all lanes of a batch, and places are positions in a text."""
-    store = made(tmp_path / "run", 6400, shard_rows=640)
+    store = made(tmp_path / "run", 6400, shard_rows=128)
+    assert store.chunk_rows == 128
     rows = in_lanes(store, 2, 100, batch=40)
     same = rows[:, :20] % store.chunk_rows == rows[:, 20:] % store.chunk_rows
-    assert same.mean() < 0.01
+    assert same.mean() < 0.03
 
 
 def test_lanes_that_cannot_be_are_refused(store: Store) -> None:
