@@ -24,7 +24,7 @@ from saejax.sae.config import SAETrainConfig
 from saejax.sae.train import plan as plan_one
 from saejax.sae.train import train_together
 
-COLUMNS = ("fvu", "l0", "dead_rate")
+COLUMNS = ("fvu", "l0", "capped", "dead_rate")
 LOG = logging.getLogger(__name__)
 
 

@@ -74,6 +74,7 @@ def health_table(sae: SAE, measured: Measured) -> list[dict[str, Any]]:
         ("fvu", measured.fvu, "share of the variance left unexplained"),
         ("r2", 1 - measured.fvu, "1 - FVU"),
         ("l0", measured.l0, "latents above zero per row"),
+        ("capped", measured.capped, "share of rows with all k latents above zero; to be 0 where L1 is to set L0"),
         ("density", measured.density, "L0 / d_sae: mean firing rate of all latents"),
         ("dead_rate", measured.dead_rate, f"share of latents silent over {window}"),
         (

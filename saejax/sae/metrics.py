@@ -65,6 +65,8 @@ class Measured:
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean x|^2."""
     l0: float
     """Mean number of codes above zero per row."""
+    capped: float
+    """Share of rows with as many codes above zero as there is room for, k."""
     mean_active: float
     """Mean of the codes above zero, in normalised units."""
     firing_rate: Float[np.ndarray, "d_sae"]
@@ -108,7 +110,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]], *, toget
         InputError: a row has more codes than a relu or jump_relu SAE has room for.
     """
     moments = Moments()
-    error = active = 0.0
+    error = active = capped = 0.0
     fired = np.zeros(sae.config.d_sae, np.int64)
     for x in filter(len, blocks):
         # Blocks differ in length by the special tokens left out; padded lengths are few, and so are
@@ -119,9 +121,11 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]], *, toget
         moments.add(x)
         error += float(squared.sum(dtype=np.float64))
         active += float(values.sum(dtype=np.float64))
+        capped += float((values > 0).all(axis=1).sum())
         fired += np.bincount(indices[values > 0], minlength=sae.config.d_sae)
     if together:
-        moments, error, active, fired = _of_all_processes(moments, error, active, fired, sae.config.d_model)
+        sums = np.array([error, active, capped])
+        moments, (error, active, capped), fired = _of_all_processes(moments, sums, fired, sae.config.d_model)
     if moments.count == 0:
         raise ValueError("there is no row to measure the SAE on")
     error /= sae.normalisation.unit**2
@@ -130,6 +134,7 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]], *, toget
         mse=error / (moments.count * sae.config.d_model),
         fvu=error / moments.deviation if moments.deviation else float("nan"),
         l0=float(fired.sum()) / moments.count,
+        capped=capped / moments.count,
         mean_active=active / int(fired.sum()) if fired.any() else float("nan"),
         firing_rate=fired / moments.count,
         mean=moments.mean,
@@ -137,18 +142,17 @@ def measure(sae: SAE, blocks: Iterable[Float[np.ndarray, "_ d_model"]], *, toget
 
 
 def _of_all_processes(
-    moments: Moments, error: float, active: float, fired: Int[np.ndarray, "d_sae"], d_model: int
-) -> tuple[Moments, float, float, Int[np.ndarray, "d_sae"]]:
-    """Add up the sums of all processes, in their order."""
-    mean = np.broadcast_to(moments.mean, d_model)
-    held = np.concatenate([[moments.count, moments.deviation, error, active], mean, fired]).astype(np.float64)
-    whole, error, active, fired = Moments(), 0.0, 0.0, np.zeros_like(fired)
-    for sums in gather(held[:, None]).T:
-        count, deviation, of_error, of_active = sums[:4].tolist()
+    moments: Moments, sums: Float[np.ndarray, "sums"], fired: Int[np.ndarray, "d_sae"], d_model: int
+) -> tuple[Moments, list[float], Int[np.ndarray, "d_sae"]]:
+    """Add up what all processes found, in their order."""
+    parts = [[moments.count, moments.deviation], np.broadcast_to(moments.mean, d_model), sums, fired]
+    whole, total = Moments(), np.zeros(len(sums) + len(fired))
+    for held in gather(np.concatenate(parts).astype(np.float64)[:, None]).T:
+        count, deviation = held[:2].tolist()
         if count:
-            whole.merge(int(count), sums[4 : 4 + d_model], deviation)
-        error, active, fired = error + of_error, active + of_active, fired + sums[4 + d_model :].astype(np.int64)
-    return whole, error, active, fired
+            whole.merge(int(count), held[2 : 2 + d_model], deviation)
+        total += held[2 + d_model :]
+    return whole, total[: len(sums)].tolist(), total[len(sums) :].astype(np.int64)
 
 
 def gini(rates: Float[np.ndarray, "d_sae"]) -> float:

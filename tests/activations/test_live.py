@@ -26,6 +26,7 @@ from saejax.sae import load
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.train import plan, train
 from saejax.storage import Folder
+from saejax.sweep import SweepConfig, sweep
 
 BATCH, WINDOW, SEED = 24, 100, 3
 FILTERS = (RowFilter(), RowFilter(first_position=2, last_position=30, last_document=7), RowFilter(max_norm=1.1))
@@ -191,6 +192,11 @@ def test_health_is_measured_on_rows_behind_those_of_training(config: LiveConfig,
     x = store.read(HOOKS[0], 0, store.rows)[store.kept]
     third = x[2 * WINDOW : 3 * WINDOW][IndexPermutation(WINDOW, (SEED, 2))(np.arange(WINDOW))]
     np.testing.assert_allclose(found, third, rtol=0, atol=1e-5 * np.abs(x).max())
+
+
+def test_a_sweep_says_on_how_many_rows_it_was_measured(config: LiveConfig, tmp_path: Path) -> None:
+    *_, page = sweep(SweepConfig(sae_config(config, tmp_path / "sweep"), seeds=(0, 1)))
+    assert f"none of the\n{WINDOW} rows that were read" in Path(page).read_text()
 
 
 def test_a_plan_counts_no_epochs(config: LiveConfig, tmp_path: Path) -> None:

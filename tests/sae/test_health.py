@@ -19,7 +19,7 @@ def made(d_sae: int, d_model: int = 64) -> SAE:
 def measured(d_sae: int, density: float, dead: float, fvu: float = 0.2) -> Measured:
     rates = np.zeros(d_sae)
     rates[round(dead * d_sae) :] = density / (1 - dead)
-    return Measured(1000, 0.5, fvu, density * d_sae, 2.0, rates, np.zeros(64))
+    return Measured(1000, 0.5, fvu, density * d_sae, 0.9, 2.0, rates, np.zeros(64))
 
 
 def rows_of(sae: SAE, found: Measured) -> dict[str, dict]:
@@ -29,7 +29,7 @@ def rows_of(sae: SAE, found: Measured) -> dict[str, dict]:
 def test_every_number_has_its_row():
     rows = rows_of(made(2560), measured(2560, density=0.05, dead=0.1))
     assert list(rows) == [
-        "mse", "fvu", "r2", "l0", "density", "dead_rate", "gini", "decoder_cosine_mean", "decoder_cosine_p95",
+        "mse", "fvu", "r2", "l0", "capped", "density", "dead_rate", "gini", "decoder_cosine_mean", "decoder_cosine_p95",
         "decoder_cosine_max", "mean_active",
     ]  # fmt: skip
     assert rows["r2"]["value"] == 1 - rows["fvu"]["value"]
@@ -64,7 +64,7 @@ def test_a_verdict_is_given_only_near_the_size_the_ranges_were_made_at(d_sae, ju
 
 
 def test_undefined_numbers_are_none_so_that_the_table_is_json():
-    found = Measured(10, 0.0, math.nan, 0.0, math.nan, np.zeros(1), np.zeros(64))
+    found = Measured(10, 0.0, math.nan, 0.0, 0.0, math.nan, np.zeros(1), np.zeros(64))
     sae = initial_sae(SAEConfig(3, 1, 1), np.eye(3, dtype=np.float32), jax.random.key(0))
     rows = {row["metric"]: row for row in json.loads(json.dumps(health_table(sae, found), allow_nan=False))}
     undefined = {name for name, row in rows.items() if row["value"] is None}

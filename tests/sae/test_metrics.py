@@ -60,7 +60,8 @@ def test_rows_that_processes_share_are_measured_as_if_one_had_them_all(x, monkey
         measure(sae, parts[1], together=True)
     *_, found = (measure(sae, part, together=True) for part in parts)
     whole = measure(sae, [x[:0], x, x[:0]])
-    assert (found.rows, found.l0) == (whole.rows, whole.l0)
+    assert (found.rows, found.l0, found.capped) == (whole.rows, whole.l0, whole.capped)
+    assert 0 < found.capped <= 1
     for name in ("mse", "fvu", "mean_active", "firing_rate", "mean"):
         np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-6, err_msg=name)
 

@@ -11,6 +11,7 @@ import pytest
 
 from saejax import artifacts, cli, sae
 from saejax.activations.source import StoredRows
+from saejax.activations.store import Store
 from saejax.errors import InputError
 from saejax.sae import train as room
 from saejax.sae.config import SAETrainConfig
@@ -79,6 +80,10 @@ def test_weights_of_l1_are_varied_too_and_thin_the_codes(base: SAETrainConfig, t
     assert l0 == sorted(l0, reverse=True)
     assert fvu == sorted(fvu)
     assert l0[-1] < 0.7 * l0[0]
+    health = artifacts.read_json(alone / "health.json")
+    codes = np.asarray(sae.load(alone).encode(Store.open(base.store).read(base.hook, 1, 3000)))
+    capped = {line["metric"]: line["value"] for line in health}["capped"]
+    assert float(rows[1]["capped"]) == capped == pytest.approx(((codes > 0).sum(axis=1) == 32).mean(), abs=2e-3)
     assert "k 32, L1 0.5" in (tmp_path / "sweep" / "sweep.html").read_text()
 
 
@@ -93,7 +98,17 @@ def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepCo
         health = json.loads((config.train.out / row["name"] / "health.json").read_text())
         assert float(row["fvu"]) == {line["metric"]: line["value"] for line in health}["fvu"]
     assert max(float(row["fvu"]) for row in rows[2:]) < min(float(row["fvu"]) for row in rows[:2])
-    assert printed[0].split() == ["name", "k", "l1_coefficient", "learning_rate", "seed", "fvu", "l0", "dead_rate"]
+    assert printed[0].split() == [
+        "name",
+        "k",
+        "l1_coefficient",
+        "learning_rate",
+        "seed",
+        "fvu",
+        "l0",
+        "capped",
+        "dead_rate",
+    ]
     assert len(printed) == 6
     page = Path(printed[-1]).read_text()
     assert all(row["name"] in page for row in rows)
