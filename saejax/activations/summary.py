@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 BLOCK = 1024
 """Rows that are turned into float64 at a time."""
@@ -32,18 +32,22 @@ class Summary:
         """Return that of no row."""
         return cls(0, 0.0, np.zeros(width), np.zeros(width))
 
-    def add(self, x: Shaped[np.ndarray, "rows width"]) -> None:
-        """Take in rows.
+    @classmethod
+    def of(cls, x: Shaped[np.ndarray, "rows width"], kept: Bool[np.ndarray, "rows"]) -> "Summary":
+        """Return that of some rows.
 
         Args:
             x: the rows, of any type.
+            kept: which of them count.
         """
+        whole = cls.empty(x.shape[1])
         for start in range(0, len(x), BLOCK):
-            exact = x[start : start + BLOCK].astype(np.float64)
-            mean = exact.mean(axis=0)
+            exact = x[start : start + BLOCK][kept[start : start + BLOCK]].astype(np.float64)
+            mean = exact.sum(axis=0) / max(len(exact), 1)
             norms = float(np.sqrt(np.einsum("rw,rw->r", exact, exact)).sum())
             exact -= mean
-            self.merge(Summary(len(exact), norms, mean, np.einsum("rw,rw->w", exact, exact)))
+            whole.merge(cls(len(exact), norms, mean, np.einsum("rw,rw->w", exact, exact)))
+        return whole
 
     def merge(self, other: "Summary") -> None:
         """Take in what another has seen, after what this one has."""

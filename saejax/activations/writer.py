@@ -242,9 +242,9 @@ class StoreWriter:
             writes = [array.write(shard, held.activations[hook][:rows]) for hook, array in self._arrays.items()]
             writes += self._ledger.write(shard, columns, documents)
             kept = ~columns["special"]
-            statistics = {hook: Summary.empty(width) for hook, width in self._widths.items()}
-            for hook, summary in statistics.items():
-                summary.add(held.activations[hook][:rows][kept])
+            with ThreadPoolExecutor(thread_name_prefix="statistics") as threads:
+                of_hooks = threads.map(lambda x: Summary.of(x[:rows], kept), held.activations.values())
+                statistics = dict(zip(held.activations, of_hooks, strict=True))
             for write in writes:
                 write.result()
         if self._part == 0:

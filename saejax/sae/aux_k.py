@@ -85,12 +85,12 @@ def add_aux_gradient(
         return total + product(part(at, codes), block(at, weights.W_dec).T, how.precision)
 
     def backward(at: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        own = part(at, codes)
-        to_codes = jnp.where(own.T > 0, product(block(at, weights.W_dec), slope, how.precision), 0)
+        own = lax.dynamic_slice_in_dim(of_latents, at * BLOCK, BLOCK)
+        to_codes = jnp.where(own > 0, product(block(at, weights.W_dec), slope, how.precision), 0)
         found = (
             product(to_codes, x.T, how.precision),
             jnp.sum(to_codes, axis=1),
-            product(own.T, slope.T, how.precision),
+            product(own, slope.T, how.precision),
         )
         return jax.tree.map(
             lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, at * BLOCK, axis=0), sums, found
@@ -104,6 +104,7 @@ def add_aux_gradient(
     variance = how.over_rows(jnp.sum((residual - mean) ** 2)) / rows
     per_variance = jnp.where((count > 0) & (variance > 0), 1 / jnp.where(variance > 0, variance, 1), 0)
     slope = 2 * coefficient / rows * per_variance * error
+    of_latents = codes.T  # at once: XLA on CPU multiplies by a block that is yet to be transposed at half the speed
     nothing = (jnp.zeros((width, x.shape[1])), jnp.zeros(width), jnp.zeros((width, x.shape[1])))
     to_encoder, to_b_enc, to_W_dec = lax.fori_loop(0, blocks, backward, nothing)
     return per_variance * how.over_rows(jnp.sum(error**2)) / rows, dataclasses.replace(

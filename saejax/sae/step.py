@@ -23,7 +23,7 @@ from saejax.sae.weights import Weights
 from saejax.types import AnyArray, Array
 
 PARTS = 16
-"""Parts of the dictionary whose norms are taken in turn."""
+"""Parts of the dictionary whose norms are taken in turn, at most."""
 
 
 def take_step(
@@ -31,7 +31,7 @@ def take_step(
 ) -> tuple[TrainState, Workspace, dict[str, Array]]:
     """Take one step on one batch.
 
-    Memory beyond state and workspace: one array like `W_dec`, and what AuxK states.
+    Memory beyond state and workspace: some arrays of a sixteenth of `W_dec`, and what AuxK states.
 
     Args:
         state: state before the step; its buffers are donated.
@@ -124,8 +124,7 @@ def updated(weights: Weights, gradient: Weights, moments: Any, rate: Float[Array
     towards: Any = dataclasses.replace(gradient, W_dec=tangent)
     direction, moments = ADAM.update(towards, moments)
     stepped = jax.tree.map(lambda w, d: w - rate * d, weights, direction)
-    norms = jnp.sqrt(row_products(stepped.W_dec, stepped.W_dec))
-    return dataclasses.replace(stepped, W_dec=stepped.W_dec / norms[:, None]), moments
+    return dataclasses.replace(stepped, W_dec=unit_rows(stepped.W_dec)), moments
 
 
 @partial(jax.jit, static_argnames="recipe")
@@ -152,6 +151,24 @@ def row_products(a: Float[Array, "rows d"], b: Float[Array, "rows d"]) -> Float[
     In parts, because XLA on CPU would pull the making of both matrices into one whole sum, and keep each of its steps
     as an array of that size.
     """
-    parts = max(count for count in range(1, PARTS + 1) if len(a) % count == 0)
-    pairs = [matrix.reshape(parts, -1, matrix.shape[1]) for matrix in (a, b)]
+    pairs = [matrix.reshape(parts_of(len(a)), -1, matrix.shape[1]) for matrix in (a, b)]
     return lax.map(lambda pair: jnp.sum(pair[0] * pair[1], axis=1), pairs).reshape(-1)
+
+
+def unit_rows(rows: Float[Array, "rows d"]) -> Float[Array, "rows d"]:
+    """Bring rows to unit norm, in place and in parts: else a second array of that size would stand until all norms are
+    known.
+    """
+    size = len(rows) // parts_of(len(rows))
+
+    def bring(part: Array, rows: Array) -> Array:
+        own = lax.dynamic_slice_in_dim(rows, part * size, size)
+        own /= jnp.linalg.norm(own, axis=1, keepdims=True)
+        return lax.dynamic_update_slice_in_dim(rows, own, part * size, axis=0)
+
+    return lax.fori_loop(0, parts_of(len(rows)), bring, rows)
+
+
+def parts_of(rows: int) -> int:
+    """Return how many equal parts rows are worked on in."""
+    return max(count for count in range(1, PARTS + 1) if rows % count == 0)

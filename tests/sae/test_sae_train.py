@@ -174,6 +174,9 @@ def test_rows_that_are_left_out_take_no_part(store, tmp_path):
 
 def test_a_plan_writes_nothing(store, tmp_path):
     planned = plan(config_of(store, tmp_path / "sae"))
+    assert "deterministic" not in planned
+    repeatable = plan(config_of(store, tmp_path / "sae", deterministic=True))
+    assert re.fullmatch(r"\d+\.\d\d times as long as without", repeatable["deterministic"])
     assert not (tmp_path / "sae").exists()
     kept = int(store.kept.sum())
     assert planned["rows per epoch"] == kept
