@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from saejax.similarity.measure import CrossStatistic
+from saejax.similarity.padding import with_zeros
 from saejax.similarity.pair import Pair, Side
 from saejax.similarity.products import PADDING, multiply, multiply_batch, multiply_exact, pad_columns, scratch
 from saejax.types import AnyArray
@@ -45,7 +46,7 @@ def prepare(pair: Pair, extent: tuple[int, int] | None = None) -> BasesState:
 
 def padded(weights: Float[np.ndarray, "k"]) -> Float[np.ndarray, "padded"]:
     """Append zeros, as many as the bases get."""
-    return np.pad(weights, (0, -len(weights) % PADDING))
+    return with_zeros(weights, -(-len(weights) // PADDING) * PADDING)
 
 
 def weighted(product: AnyArray, wx: Float[AnyArray, "_ kx"] | AnyArray, wy: AnyArray) -> AnyArray:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 
 def lengths(states: Iterable[Any]) -> dict[str, int]:
@@ -21,6 +22,18 @@ def lengths(states: Iterable[Any]) -> dict[str, int]:
             for axis, length in zip(axes, getattr(state, field).shape, strict=True):
                 longest[axis] = max(longest.get(axis, 0), length)
     return longest
+
+
+def with_zeros(array: Shaped[np.ndarray, "*shape"], *wanted: int) -> Shaped[np.ndarray, "*wanted"]:
+    """Append zeros to an array; `np.pad` takes most of the time in which a small state is prepared.
+
+    Args:
+        array: the array.
+        wanted: length of each axis, not below what it has.
+    """
+    whole = np.zeros(wanted, array.dtype)
+    whole[tuple(map(slice, array.shape))] = array
+    return whole
 
 
 def padded(state: Any, wanted: Mapping[str, int]) -> Any:
@@ -36,8 +49,8 @@ def padded(state: Any, wanted: Mapping[str, int]) -> Any:
     arrays = {}
     for field, axes in named_axes(type(state)).items():
         array = getattr(state, field)
-        more = [max(wanted.get(axis, 0) - length, 0) for axis, length in zip(axes, array.shape, strict=True)]
-        arrays[field] = np.pad(array, [(0, zeros) for zeros in more]) if any(more) else array
+        shape = tuple(max(wanted.get(axis, 0), length) for axis, length in zip(axes, array.shape, strict=True))
+        arrays[field] = array if shape == array.shape else with_zeros(array, *shape)
     return type(state)(**arrays)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from saejax_kernels import on_all_cores
 
 from saejax.similarity.measure import CrossStatistic
+from saejax.similarity.padding import with_zeros
 from saejax.similarity.pair import Pair
 from saejax.types import AnyArray, Permutation, Permutations
 
@@ -59,7 +60,8 @@ def product(
 
 def pad_columns(factor: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n padded"]:
     """Append columns of zeros, up to a multiple of `PADDING`."""
-    return np.pad(factor, ((0, 0), (0, -factor.shape[1] % PADDING)))
+    n, k = factor.shape
+    return with_zeros(factor, n, -(-k // PADDING) * PADDING)
 
 
 def multiply(factors: tuple[AnyArray, AnyArray], perm: Permutation) -> jax.Array:
