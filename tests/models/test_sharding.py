@@ -57,7 +57,7 @@ def run(folder: Path, data: int, model: int) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "model"),
-    [("llama-grouped-tied", 8, 1), ("llama-grouped-tied", 4, 2), ("llama-3", 2, 4), ("gpt2", 1, 8), ("gemma3", 4, 2)],
+    [("llama-grouped-tied", 8, 1), ("llama-3", 2, 4), ("gpt2", 1, 8), ("gemma3", 4, 2)],
 )
 def test_a_sharded_model_computes_what_one_device_does(name: str, data: int, model: int, tmp_path: Path) -> None:
     sizes = {"n_head": 8} if name == "gpt2" else {"num_attention_heads": 8, "num_key_value_heads": 4}

@@ -29,6 +29,8 @@ from saejax.similarity import MEASURES, Measure, Pair
 from saejax.similarity.measure import core_batch
 from saejax.similarity.pair import Side
 
+pytestmark = pytest.mark.slow
+
 NAMES = ["svcca", "rsa"]
 IMPLS: list[Impl] = ["host", "jax"]
 

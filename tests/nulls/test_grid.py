@@ -21,6 +21,8 @@ from saejax.nulls.buckets import common_lengths
 from saejax.nulls.budget import Impl
 from saejax.nulls.scoring import Null
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_each_cell_is_its_permutation_test(impl: Impl, tmp_path: Path) -> None:

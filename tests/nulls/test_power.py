@@ -28,7 +28,7 @@ def test_power_of_debiased_cka_is_that_of_its_z(z: float, low: float, high: floa
 
 
 def test_power_rises_with_pairs_and_with_the_share_that_matches() -> None:
-    asked = {**ASKED, "measures": ["rsa", "linear_regression"], "noise": 1.0, "pairings": 80, "dx": 8}
+    asked = {**ASKED, "measures": ["rsa", "linear_regression"], "noise": 1.0, "pairings": 50, "dx": 8}
     by_n = [simulate_power(**{**asked, "n": n, "fraction": 0.5}) for n in (15, 30, 60)]
     by_share = [simulate_power(**{**asked, "n": 30, "fraction": share}) for share in (0.2, 0.5, 0.9)]
     for powers in (by_n, by_share):

@@ -7,6 +7,8 @@ from saejax.nulls import permutation_test
 from saejax.nulls.replicates import replicate_tests
 from saejax.nulls.worlds import WORLDS
 
+pytestmark = pytest.mark.slow
+
 MEASURES = ["svcca", "rsa", "knn_jaccard:k=3"]
 
 

@@ -16,6 +16,8 @@ from saejax.nulls.budget import Impl
 from saejax.nulls.schemes import arrange
 from saejax.similarity import MEASURES, Pair, find_measure
 
+pytestmark = pytest.mark.slow
+
 IMPLS: list[Impl] = ["host", "jax"]
 NAMES = ["svcca", "rsa", "cka_debiased", "procrustes", "knn_jaccard:k=2"]
 
