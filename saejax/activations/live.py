@@ -9,7 +9,7 @@ batches out in turn: the model runs on those of the lanes that are read.
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class LiveRows:
         """Bytes of two windows and three batches; the model comes to it."""
         return held_bytes(self.width, self.extractor.config.dtype, self.window_rows, self.batch)
 
-    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         each = self.batch // self.lanes
 

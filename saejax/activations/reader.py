@@ -8,7 +8,7 @@ resumes at any step at once. Rows of special tokens are left out, and what a fil
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -37,7 +37,7 @@ def shuffled_batches(
     window_rows: int = WINDOW_ROWS,
     lanes: int = 1,
     part: slice = ALL,
-) -> Iterator[Float32[np.ndarray, "_ width"]]:
+) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
     """Yield batches of shuffled rows without end: those of `aligned_batches` of one stream.
 
     Args:

@@ -1,7 +1,7 @@
 """What a trainer reads: batches of rows in an order that depends on the seed and the step alone."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,7 +48,7 @@ class BatchSource(Protocol):
         """Bytes of rows that are held while batches are read: two windows, and three batches."""
         ...
 
-    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         ...
 
@@ -147,7 +147,7 @@ class StoredRows:
         """Bytes of two windows and three batches, and of the flags of all rows."""
         return held_bytes(self.width, self.facts["dtype"], self.window_rows, self.batch) + self.store.rows
 
-    def batches(self, start_step: int = 0, part: slice = ALL) -> Iterator[Float32[np.ndarray, "_ width"]]:
+    def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
         return shuffled_batches(
             self.store, self.hook, self.batch, self.seed, start_step,

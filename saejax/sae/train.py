@@ -90,6 +90,7 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
         with contextlib.ExitStack() as stack:
             members = _members(left, rows, mesh, stack)
             batches = rows.batches(int(members[0].state.step), own_rows(shared.batch, mesh))
+            stack.enter_context(contextlib.closing(batches))
             preemption = stack.enter_context(noticed())
             fit(
                 members,
