@@ -135,7 +135,9 @@ def test_a_killed_run_of_any_normalisation_goes_on_to_the_same_result_to_the_bit
     straight = train(config_of(store, tmp_path / "straight", **short))
     config, reader = config_of(store, tmp_path / "killed", **short), StoredRows.batches
     with monkeypatch.context() as patch:
-        patch.setattr(StoredRows, "batches", lambda self, *start: itertools.islice(reader(self, *start), 35))
+        patch.setattr(
+            StoredRows, "batches", lambda self, *start: (x for x in itertools.islice(reader(self, *start), 35))
+        )
         with pytest.raises(ValueError, match="ended after step 35 of 40"):
             train(config)
     assert train(config) == config.out
