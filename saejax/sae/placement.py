@@ -158,9 +158,12 @@ def placed_workspace(state: TrainState, rows: int, impl: Impl, mesh: Mesh | None
         impl: kernels of its recipe.
         mesh: None for one device.
     """
-    if mesh is None:
-        return workspace(state, rows, impl)
     like = jax.eval_shape(lambda state: workspace(state, rows, impl), state)
-    there = jax.tree.map(lambda place: NamedSharding(mesh, place), workspace_places(impl))
+    # Told for one device too: a step is compiled for where its arrays are said to be, and says so of what it returns.
+    there = (
+        _one_device()
+        if mesh is None
+        else jax.tree.map(lambda place: NamedSharding(mesh, place), workspace_places(impl))
+    )
     make = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like), out_shardings=there)
     return make()

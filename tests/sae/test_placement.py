@@ -10,7 +10,11 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from saejax.sae import placement
-from saejax.sae.placement import AHEAD, placed_batches
+from saejax.sae.initial import initial_sae
+from saejax.sae.params import SAEConfig
+from saejax.sae.placement import AHEAD, placed_batches, placed_state, placed_workspace
+from saejax.sae.state import Recipe, initial_state
+from saejax.sae.step import train_step
 
 
 @pytest.fixture
@@ -56,3 +60,14 @@ def test_an_error_in_a_source_is_raised_where_batches_are_used(batches: list[np.
 
     with pytest.raises(ValueError, match="damaged"):
         list(placed_batches(damaged(), 4, None))
+
+
+def test_a_step_is_compiled_once(batches: list[np.ndarray]) -> None:
+    """What a step returns is placed as what it was given, or the second would be compiled for another placement."""
+    recipe = Recipe(7, 3e-3, 2, 2, 1, 48, 1 / 32, dead_window=500, precision="float32", impl="jax")
+    sae = initial_sae(SAEConfig(batches[0].shape[1], 48, 4), batches[0], jax.random.key(0))
+    state = placed_state(initial_state(sae, recipe, jax.random.key(0)), None)
+    space, before = placed_workspace(state, len(batches[0]), "jax", None), train_step._cache_size()  # pyright: ignore[reportAttributeAccessIssue]
+    for x in placed_batches(batches, len(batches[0]), None):
+        state, space, _ = train_step(state, space, x, recipe)
+    assert train_step._cache_size() == before + 1  # pyright: ignore[reportAttributeAccessIssue]
