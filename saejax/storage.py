@@ -25,7 +25,10 @@ ENDPOINT = "AWS_ENDPOINT_URL"
 
 _REMEDIES = (
     (("No space left", "File too large", "RESOURCE_EXHAUSTED", "Disk quota"), "free space and run the command again"),
-    (("PERMISSION_DENIED", "AccessDenied", "InvalidAccessKeyId", "403"), "get the right to it, or other credentials"),
+    (
+        ("PERMISSION_DENIED", "AccessDenied", "InvalidAccessKeyId", "ExpiredToken"),
+        "get the right to it, or other credentials",
+    ),
     (("NoSuchBucket", "NOT_FOUND"), "make the bucket, or name another"),
 )
 

@@ -96,6 +96,18 @@ def test_a_bucket_without_permission_is_named(s3: S3Server) -> None:
     assert folder.read("a") == b"1"
 
 
+@pytest.mark.parametrize(
+    ("told", "remedy"),
+    [
+        ("ExpiredToken: The provided token has expired. [http_response_code='400']", "get the right to it, or other"),
+        ('UNAVAILABLE: Error reading "c/403/0": Service Unavailable', "see to it"),
+    ],
+)
+def test_the_remedy_is_for_what_went_wrong(told: str, remedy: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"a cannot be read: .*; {remedy}"), Folder(tmp_path).explained("a", "read"):
+        raise ValueError(told)
+
+
 def test_a_bucket_that_does_not_exist_is_named(s3: S3Server) -> None:
     with pytest.raises(InputError, match=r"s3://nobodys-bucket/run/a cannot be written: .*make the bucket"):
         Folder("s3://nobodys-bucket/run").write("a", b"")

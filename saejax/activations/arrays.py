@@ -10,7 +10,7 @@ import collections
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,10 @@ BYTES_ON_THE_WAY = 16 * PIECE_BYTES
 """Bytes that are on their way at once, but two pieces at least: a bucket's delay costs little, and memory that is free
 again is used again."""
 
+_DAMAGE = ("DATA_LOSS", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RANGE")
+"""What TensorStore calls a wrong checksum or length, a file that is absent, and one that it cannot make sense of."""
+_SHARD = re.compile(r'/c/(\d+)(?:/0)?(?="|:| is missing)')
+"""A shard's name as errors tell it, at the end of its path, which may have parts of the same look."""
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZSTD = {"name": "zstd", "configuration": {"level": 3}}
 _CRC32C = {"name": "crc32c"}
@@ -100,12 +104,12 @@ class RowWriter:
 class RowArray:
     """One finished array of shape `[rows]` or `[rows, width]`, for reading."""
 
-    def __init__(self, folder: Folder, remedy: str = REMAKE) -> None:
+    def __init__(self, folder: Folder, remedy: Callable[[int], str] = lambda _: REMAKE) -> None:
         """Open an array.
 
         Args:
             folder: the array's.
-            remedy: what to do about a damaged shard, whose number stands for `{shard}`.
+            remedy: says what to do about a damaged shard of a number.
 
         Raises:
             InputError: it is absent, or its metadata cannot be read.
@@ -185,14 +189,17 @@ class RowArray:
 
     @contextlib.contextmanager
     def _damage_named(self) -> Iterator[None]:
-        """Turn TensorStore's ValueError about lost or altered data into one line for the user."""
-        try:
-            yield
-        except ValueError as error:
-            reason = str(error).partition(" [")[0]
-            shard = re.search(r"\bc/(\d+)", reason)
-            remedy = self._remedy.format(shard=int(shard[1])) if shard else REMAKE
-            raise InputError(f"{self._folder} is damaged: {reason}; {remedy}") from error
+        """Turn TensorStore's ValueError into one line for the user, who deletes what is called damaged."""
+        with self._folder.explained("", "read"):
+            try:
+                yield
+            except ValueError as error:
+                told = str(error)
+                if not told.startswith(_DAMAGE):
+                    raise
+                shards = _SHARD.findall(told)
+                remedy = self._remedy(int(shards[-1])) if shards else REMAKE
+                raise InputError(f"{self._folder} is damaged: {told.partition(' [')[0]}; {remedy}") from error
 
 
 def _joined(parts: Sequence[tensorstore.TensorStore]) -> tensorstore.TensorStore:

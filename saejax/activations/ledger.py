@@ -6,7 +6,7 @@ so two stores with equal hashes have the same token of the same document on ever
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -81,12 +81,12 @@ class LedgerWriter:
 class Ledger:
     """A finished ledger, for reading."""
 
-    def __init__(self, folder: Folder, remedy: str = REMAKE) -> None:
+    def __init__(self, folder: Folder, remedy: Callable[[int], str] = lambda _: REMAKE) -> None:
         """Open a ledger.
 
         Args:
             folder: the ledger's.
-            remedy: what to do about a damaged shard, whose number stands for `{shard}`.
+            remedy: says what to do about a damaged shard of a number.
 
         Raises:
             InputError: a column is absent or damaged.
@@ -154,7 +154,7 @@ class Ledger:
         return content
 
     def _damaged(self, shard: int, reason: str) -> InputError:
-        return InputError(f"{self._folder}/{_file_of(shard)} is damaged: {reason}; {self._remedy.format(shard=shard)}")
+        return InputError(f"{self._folder}/{_file_of(shard)} is damaged: {reason}; {self._remedy(shard)}")
 
 
 def _file_of(shard: int) -> str:

@@ -1,9 +1,11 @@
 import json
+import uuid
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from servers import S3Server
 
 from saejax.activations import arrays
 from saejax.activations.arrays import RowArray, RowWriter, chunk_rows_of
@@ -96,12 +98,47 @@ def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
     content = bytearray(shard.read_bytes())
     content[place % len(content)] ^= 1
     shard.write_bytes(bytes(content))
-    array = RowArray(Folder(tmp_path / "a"), "mend shard {shard}")
+    array = RowArray(Folder(tmp_path / "a"), "mend shard {}".format)
     array.read([(0, 64)])
     with pytest.raises(InputError, match=r"a is damaged: .*c/1/0.*; mend shard 1$"):
         array.read([(0, 128)])
     with pytest.raises(InputError, match="is damaged"):
         array.gather(np.arange(128))
+
+
+@pytest.mark.parametrize("width", [None, 2])
+@pytest.mark.parametrize("cloud", [None, "memory", "s3", "gcs"])
+def test_a_damaged_shard_is_named_wherever_the_array_lies(
+    cloud: str | None, width: int | None, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Its path may look like a shard's, and errors write it in other letters."""
+    if cloud == "memory":
+        root = f"memory://{uuid.uuid4()}"
+    else:
+        root = tmp_path if cloud is None else request.getfixturevalue(cloud).bucket()
+    folder = Folder(f"{root}/c/7/c/2024 é: {{shard}}/c/5")
+    written(str(folder), np.ones((128,) if width is None else (128, width), np.float32))
+    folder.write("c/1" if width is None else "c/1/0", b"short")
+    with pytest.raises(InputError, match=r"is damaged: .*; mend shard 1$"):
+        RowArray(folder, "mend shard {}".format).read([(0, 128)])
+
+
+def test_a_right_that_is_lost_is_no_damage(s3: S3Server) -> None:
+    """The remedy for damage deletes records of shards."""
+    place = f"{s3.bucket()}/run"
+    array = written(place, np.ones((128, 2), np.float32))
+    with s3.locked():
+        for read in (
+            lambda: array.read([(0, 128)]),
+            lambda: array.gather(np.arange(3)),
+            lambda: RowArray(Folder(place)),
+        ):
+            with pytest.raises(
+                InputError, match=f"{place} cannot be read: .*; get the right to it, or other"
+            ) as refusal:
+                read()
+            assert "\n" not in str(refusal.value)
+    array.read([(0, 128)])
 
 
 def test_a_lost_shard_is_no_zeros(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -316,14 +317,16 @@ def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_damage_is_named_with_the_record_whose_removal_mends_it(store: Store, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+    out = tmp_path / "c" / "7" / "{run}"
     broken = made(out, ROWS)
     shard = out / KIND / "resid_post.0" / "c" / "1" / "0"
     content = bytearray(shard.read_bytes())
     content[100] ^= 4
     shard.write_bytes(bytes(content))
     record = out / "shards" / "00000001.json"
-    with pytest.raises(InputError, match=rf"activations/resid_post\.0 is damaged: .*c/1/0.*; delete {record} and run"):
+    with pytest.raises(
+        InputError, match=rf"activations/resid_post\.0 is damaged: .*c/1/0.*; delete {re.escape(str(record))} and run"
+    ):
         broken.read("resid_post.0", 0, ROWS)
     broken.read("mlp_out.0", 0, ROWS)
     record.unlink()
