@@ -1,7 +1,10 @@
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,7 +134,7 @@ def test_a_second_writer_on_a_disk_is_refused(tmp_path: Path) -> None:
     script = f"""
 from saejax.claim import claimed
 from saejax.storage import Folder
-with claimed(Folder({str(tmp_path)!r}), 0):
+with claimed(Folder({str(tmp_path)!r}), 0, 2):
     print("claimed", flush=True)
     input()
 """
@@ -143,15 +146,52 @@ with claimed(Folder({str(tmp_path)!r}), 0):
     assert other.stdout.readline() == "claimed\n"
     with (
         pytest.raises(InputError, match=f"{tmp_path} is being written by another process"),
-        claimed(Folder(tmp_path), 0),
+        claimed(Folder(tmp_path), 0, 2),
     ):
         pass
-    with claimed(Folder(tmp_path), 1) as still_ours:  # another part is another claim
+    with claimed(Folder(tmp_path), 1, 2) as still_ours:  # another part is another claim
         still_ours()
     other.kill()
     other.wait()
-    with claimed(Folder(tmp_path), 0) as still_ours:  # the claim of a killed process is nobody's
+    with claimed(Folder(tmp_path)) as still_ours:  # the claim of a killed process is nobody's
         still_ours()
+
+
+def test_writers_of_another_number_of_parts_are_refused(tmp_path: Path) -> None:
+    """Part 0 of 1 has the rows of part 1 of 3."""
+    folder = Folder(tmp_path)
+
+    def refused(part: int, parts: int, writing: int) -> None:
+        message = f"{tmp_path} is being written by one process of {writing}, and this is one of {parts}; wait until"
+        with pytest.raises(InputError, match=message), claimed(folder, part, parts):
+            pass
+
+    with claimed(folder, 1, 3):
+        refused(0, 1, writing=3)
+        refused(2, 12, writing=3)
+        with claimed(folder, 0, 3), claimed(folder, 2, 3):
+            refused(3, 4, writing=3)
+    with claimed(folder):
+        refused(1, 3, writing=1)
+
+
+def test_writers_that_come_together_do_not_take_each_other_for_what_they_are_not(tmp_path: Path) -> None:
+    """Each looks at the claims of the others, of which some are of a run that has ended."""
+    folder, parts = Folder(tmp_path), 8
+    with contextlib.ExitStack() as ended:
+        for part in range(2 * parts):
+            ended.enter_context(claimed(folder, part, 2 * parts))
+    together = threading.Barrier(parts)
+
+    def claim(part: int) -> None:
+        for _ in range(20):
+            together.wait(10)
+            with claimed(folder, part, parts):
+                together.wait(10)
+
+    with ThreadPoolExecutor(parts) as threads:
+        for _ in threads.map(claim, range(parts)):
+            pass
 
 
 def test_the_last_writer_in_a_bucket_takes_over(s3: S3Server) -> None:
@@ -163,3 +203,12 @@ def test_the_last_writer_in_a_bucket_takes_over(s3: S3Server) -> None:
             with pytest.raises(InputError, match=f"{place} was taken over by another process"):
                 first()
             second()
+
+
+def test_in_a_bucket_a_writer_of_another_number_of_parts_takes_over(s3: S3Server) -> None:
+    place = f"{s3.bucket()}/run"
+    with claimed(Folder(place)) as alone, claimed(Folder(place), 1, 3) as one, claimed(Folder(place), 2, 3) as other:
+        one()
+        other()
+        with pytest.raises(InputError, match=f"{place} was taken over by another process"):
+            alone()

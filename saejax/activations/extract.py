@@ -84,7 +84,7 @@ def extract(config: ExtractConfig) -> Place:
     if run.complete:
         return config.out
     facts = extractor.facts()
-    with claimed(run.folder, config.process) as still_ours:
+    with claimed(run.folder, config.process, config.processes) as still_ours:
         if config.process == 0:
             run.note(**facts)
             for hook in config.hooks:

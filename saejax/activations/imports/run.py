@@ -127,7 +127,7 @@ def import_activations(config: ImportConfig) -> Place:
         for file, of_file in zip(found.files, sha256, strict=True)
     ]
     text = config.text or ("imported tokens" if found.has_tokens else f"files {inputs['files_sha256']}")
-    with claimed(run.folder, 0) as still_ours:
+    with claimed(run.folder) as still_ours:
         run.note(**facts)
         hooks = {config.hook: {"width": found.width, "module_path": found.key}}
         with (
