@@ -10,6 +10,8 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from saejax.errors import Preempted
+
 
 @dataclasses.dataclass
 class Preemption:
@@ -17,6 +19,8 @@ class Preemption:
 
     asked: bool = False
     """SIGTERM has come to this process."""
+    told: str | None = None
+    """What to say where SIGTERM is to end what is being done at once."""
 
     def at(self, step: int) -> bool:
         """Tell whether to save and end after a step: the same step in all processes of a job.
@@ -27,6 +31,24 @@ class Preemption:
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.asked
+
+    @contextlib.contextmanager
+    def ends(self, told: str) -> Iterator[None]:
+        """Let SIGTERM end a block at once, which waits or only reads, in a job of one process.
+
+        Args:
+            told: what the user is to know then.
+
+        Raises:
+            Preempted: SIGTERM came, or had come.
+        """
+        self.told = told
+        try:
+            if self.asked:
+                raise Preempted(told)
+            yield
+        finally:
+            self.told = None
 
 
 @contextlib.contextmanager
@@ -46,6 +68,8 @@ def noticed() -> Iterator[Preemption]:
 
     def note(_: int, __: FrameType | None) -> None:
         preemption.asked = True
+        if preemption.told is not None:
+            raise Preempted(preemption.told)
 
     before = signal.signal(signal.SIGTERM, note)
     try:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from saejax import artifacts
+from saejax import artifacts, mesh
 from saejax.errors import InputError
 from saejax.report.sweeps import draw
 from saejax.report.table import text_table
@@ -24,6 +24,7 @@ from saejax.sae.config import SAETrainConfig
 from saejax.sae.train import plan as plan_one
 from saejax.sae.train import train_together
 
+HEALTH = "health.json"
 COLUMNS = ("fvu", "l0", "capped", "dead_rate")
 LOG = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class SweepConfig:
         varied = {name: values for name, values in varied.items() if values}
         for values in itertools.product(*varied.values()):
             changes: dict[str, Any] = dict(zip(varied, values, strict=True))
-            name = "_".join(f"{key}{value:g}" for key, value in changes.items()) or "sae"
+            name = "_".join(f"{key}{str(value).removesuffix('.0')}" for key, value in changes.items()) or "sae"
             yield name, dataclasses.replace(self.train, out=self.train.out / name, **changes)
 
 
@@ -73,21 +74,23 @@ def sweep(config: SweepConfig) -> list[str]:
         config: what they share and in what they differ.
 
     Returns:
-        The table, a line for each SAE, and where the page is.
+        The table, a line for each SAE, empty for one that diverged, and where the page is.
 
     Raises:
-        InputError: as `saejax.sae.train.train`; nothing is written then.
+        InputError: as `saejax.sae.train.train`; of divergence, if all SAEs diverged.
         Preempted: SIGTERM came; all that was done is saved.
     """
     members = config.members()
     runs = train_together(list(members.values()))
     rows = [_row(name, member, run) for (name, member), run in zip(members.items(), runs, strict=True)]
+    if not mesh.is_first():
+        return text_table(rows)
     content = io.StringIO()
     writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     artifacts.write_bytes(config.train.out / "sweep.csv", content.getvalue().encode())
-    page = draw(runs, config.train.out / "sweep.html")
+    page = draw([run for run in runs if (run / HEALTH).exists()], config.train.out / "sweep.html")
     return [*text_table(rows), str(page)]
 
 
@@ -116,8 +119,9 @@ def plan(config: SweepConfig) -> dict[str, Any]:
 
 
 def _row(name: str, member: SAETrainConfig, run: Path) -> dict[str, Any]:
-    """Return a line of the table, from what a run has written."""
-    health = {line["metric"]: line["value"] for line in artifacts.read_json(run / "health.json")}
+    """Return a line of the table, from what a run has written; one that diverged has nothing to show."""
+    lines = artifacts.read_json(run / HEALTH) if (run / HEALTH).exists() else []
+    health = dict.fromkeys(COLUMNS) | {line["metric"]: line["value"] for line in lines}
     return {
         "name": name, "k": member.k, "l1_coefficient": member.l1_coefficient, "learning_rate": member.peak_rate,
         "seed": member.seed,

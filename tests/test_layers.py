@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "types": set(),
     "rng": set(),
     "progress": set(),
-    "preemption": set(),
+    "preemption": {"errors"},
     "storage": {"errors"},
     "claim": {"errors", "storage"},
     "artifacts": GROUND | {"storage"},

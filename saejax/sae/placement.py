@@ -1,6 +1,7 @@
 """Where the arrays of a run lie on a mesh of devices: latents in equal runs over one axis, rows over the other."""
 
 import collections
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,9 +14,10 @@ from saejax_kernels import Impl
 
 from saejax.errors import InputError
 from saejax.sae.execution import DATA, LATENT
-from saejax.sae.state import TrainState, Workspace, workspace
+from saejax.sae.params import SAE
+from saejax.sae.state import Recipe, TrainState, Workspace, initial_state, workspace
 from saejax.sae.weights import Weights
-from saejax.types import Array
+from saejax.types import AnyArray, Array
 
 NOWHERE, BY_LATENT = PartitionSpec(), PartitionSpec(LATENT)
 WEIGHTS = Weights(BY_LATENT, BY_LATENT, BY_LATENT, b_dec=NOWHERE)
@@ -31,13 +33,19 @@ def step_mesh(data: int, latent: int) -> Mesh | None:
         latent: devices that the latents are spread over.
 
     Raises:
-        InputError: there are fewer devices.
+        InputError: there are fewer devices, or a process has none of them.
     """
-    if data * latent == 1:
-        return None
     devices = jax.devices()
     if data * latent > len(devices):
         raise InputError(f"data {data} x latent {latent} needs {data * latent} devices; there are {len(devices)}")
+    idle = jax.process_count() - len({device.process_index for device in devices[: data * latent]})
+    if idle:
+        raise InputError(
+            f"data {data} x latent {latent} leaves {idle} of {jax.process_count()} processes without a device; raise "
+            f"them to the {len(devices)} devices there are, or start fewer processes"
+        )
+    if data * latent == 1:
+        return None
     return Mesh(np.array(devices[: data * latent]).reshape(data, latent), (DATA, LATENT))
 
 
@@ -53,6 +61,12 @@ def state_places(state: TrainState) -> TrainState:
         variance=jax.tree.map(lambda _: NOWHERE, state.variance),
         config=state.config,
     )
+
+
+def sae_places(sae: SAE) -> SAE:
+    """Say over which mesh axis each array of an SAE is spread: the axis of latents, or none."""
+    places = {"W_enc": PartitionSpec(None, LATENT), "b_enc": BY_LATENT, "W_dec": BY_LATENT, "b_dec": NOWHERE}
+    return dataclasses.replace(sae, **places, normalisation=jax.tree.map(lambda _: NOWHERE, sae.normalisation))
 
 
 def workspace_places(impl: Impl) -> Workspace:
@@ -75,6 +89,26 @@ def placed_state(state: TrainState, mesh: Mesh | None) -> TrainState:
         return _put(leaf, there)
 
     return jax.tree.map(put, state, state_places(state))
+
+
+def placed_initial_state(
+    sae: SAE, recipe: Recipe, key: Array, variance: Float[AnyArray, ""] | None, mesh: Mesh | None
+) -> TrainState:
+    """Make the state before the first step where a mesh has it; no device holds more of it than its part.
+
+    Args:
+        sae: the untrained SAE, whole.
+        recipe: recipe of the run.
+        key: PRNG key that the SAE was made with.
+        variance: as `saejax.sae.initial.normalised_variance` finds it.
+        mesh: None for one device.
+    """
+    if mesh is None:
+        return jax.device_put(initial_state(sae, recipe, key, variance), _one_device())
+    like = jax.eval_shape(lambda sae: initial_state(sae, recipe, key, variance), sae)
+    there = jax.tree.map(lambda place: NamedSharding(mesh, place), state_places(like))
+    make = jax.jit(lambda sae: initial_state(sae, recipe, key, variance), out_shardings=there)
+    return make(jax.tree.map(lambda leaf, place: _put(leaf, NamedSharding(mesh, place)), sae, sae_places(sae)))
 
 
 def own_rows(batch: int, mesh: Mesh | None) -> slice:

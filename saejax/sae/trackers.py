@@ -28,7 +28,7 @@ def require(trackers: tuple[Tracker, ...]) -> None:
 
 @contextlib.contextmanager
 def tracked(
-    log: Callable[..., None], trackers: tuple[Tracker, ...], out: Path, config: dict[str, Any]
+    log: Callable[..., None], trackers: tuple[Tracker, ...], out: Path, config: dict[str, Any], after: int
 ) -> Iterator[Callable[..., None]]:
     """Send what is logged to trackers too, while the block runs.
 
@@ -37,6 +37,8 @@ def tracked(
         trackers: which ones.
         out: the run directory: TensorBoard's files lie in `tensorboard/` below it, Weights & Biases' in `wandb/`.
         config: what Weights & Biases is to show of the run.
+        after: step after which the run goes on; TensorBoard is to forget what it was sent of later ones, and Weights &
+            Biases takes none that it has.
 
     Yields:
         What to call in place of `log`.
@@ -44,7 +46,7 @@ def tracked(
     with contextlib.ExitStack() as stack:
         senders = [log]
         if "tensorboard" in trackers:
-            senders.append(stack.enter_context(_tensorboard(out)))
+            senders.append(stack.enter_context(_tensorboard(out, after)))
         if "wandb" in trackers:
             senders.append(stack.enter_context(_wandb(out, config)))
 
@@ -56,10 +58,10 @@ def tracked(
 
 
 @contextlib.contextmanager
-def _tensorboard(out: Path) -> Iterator[Callable[..., None]]:
+def _tensorboard(out: Path, after: int) -> Iterator[Callable[..., None]]:
     from tensorboardX import SummaryWriter
 
-    with SummaryWriter(str(out / "tensorboard")) as writer:
+    with SummaryWriter(str(out / "tensorboard"), purge_step=after + 1) as writer:
 
         def send(step: int, **numbers: float) -> None:
             for name, value in numbers.items():

@@ -10,11 +10,12 @@ checkpoints/      the last states, and the best, from which a killed run goes on
 import contextlib
 import dataclasses
 import itertools
+import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -23,26 +24,39 @@ from jax.sharding import Mesh
 from saejax import artifacts
 from saejax import mesh as processes
 from saejax.activations.source import BatchSource, open_source
+from saejax.claim import claimed
 from saejax.errors import InputError
-from saejax.preemption import noticed
+from saejax.preemption import Preemption, noticed
 from saejax.progress import progress
 from saejax.rng import named_key
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.config import SAETrainConfig
-from saejax.sae.fit import Member, fit
+from saejax.sae.fit import Diverged, Member, fit
 from saejax.sae.health import health_table
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.metrics import Measured, measure
 from saejax.sae.normalisation import require_sample
 from saejax.sae.params import SAE, SAEConfig, save, shapes
-from saejax.sae.placement import own_rows, placed_state, step_mesh, whole
+from saejax.sae.placement import (
+    own_rows,
+    placed_batches,
+    placed_initial_state,
+    placed_state,
+    placed_workspace,
+    step_mesh,
+    whole,
+)  # fmt: skip
 from saejax.sae.provenance import provenance
-from saejax.sae.state import Recipe, TrainState, initial_state, workspace
+from saejax.sae.state import Recipe, TrainState, initial_state
 from saejax.sae.step import repeatable_step, train_step
 from saejax.sae.trackers import require as require_trackers
 from saejax.sae.trackers import tracked
 
-BLOCK = 8192
+LOG = logging.getLogger(__name__)
+BLOCK, CODES = 8192, 2**27
+"""Rows that an SAE is measured on at a time, and their codes, of which all are held: at most."""
+Group: TypeAlias = Sequence[tuple[SAETrainConfig, artifacts.Run]]
+"""Runs that train together."""
 
 
 def train(config: SAETrainConfig) -> Path:
@@ -69,45 +83,90 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
         configs: runs that agree in all else but `out`.
 
     Returns:
-        Their run directories.
+        Their run directories; those of SAEs that diverged are not complete.
 
     Raises:
-        InputError: as `train`; or they do not agree.
+        InputError: as `train`, where all diverged; or they do not agree.
         Preempted: as `train`.
     """
     configs = [dataclasses.replace(config, impl=config.kernels) for config in configs]
     shared = configs[0]
     _require_agreement(configs)
     require_trackers(shared.trackers)
-    if shared.multiprocess:
-        processes.join()
-    mesh = step_mesh(shared.data, shared.latent)
-    rows = source(shared)
+    mesh, rows = _opened(shared)
     inputs = {"store": artifacts.run_fingerprint(shared.store)}
     runs = processes.in_turn("sae", lambda: [artifacts.begin(config.out, "sae", config, inputs) for config in configs])
     left = [(config, run) for config, run in zip(configs, runs, strict=True) if not run.complete]
-    if left:
-        with contextlib.ExitStack() as stack:
-            members = _members(left, rows, mesh, stack)
-            batches = rows.batches(int(members[0].state.step), own_rows(shared.batch, mesh))
-            stack.enter_context(contextlib.closing(batches))
-            preemption = stack.enter_context(noticed())
-            fit(
-                members,
-                batches,
-                batch=shared.batch,
-                checkpoint_every=shared.checkpoint_every,
-                mesh=mesh,
-                preemption=preemption,
-            )
-        for (config, run), member in zip(left, members, strict=True):
-            weights, normalisation = whole((member.state.weights, member.state.normalisation), mesh)
-            sae = weights.sae(normalisation, member.state.config)
-            measured = measure(sae, _shown(rows, config), together=True)
-            if processes.is_first():
-                _finish(run, rows, sae, measured)
-        processes.barrier("sae finished")
+    with contextlib.ExitStack() as stack:
+        if processes.is_first():
+            for _, run in left:
+                stack.enter_context(claimed(run.folder, 0))
+        preemption = stack.enter_context(noticed())
+        diverged = None
+        for group in _groups(left):
+            try:
+                _train_group(group, rows, mesh, preemption)
+            except Diverged as error:
+                diverged = error
+                LOG.warning("%s", error)
+        if diverged is not None and not any(run.manifest["status"] == "complete" for run in runs):
+            raise diverged
     return [run.path for run in runs]
+
+
+def _opened(config: SAETrainConfig) -> tuple[Mesh | None, BatchSource]:
+    """Join the other processes, and find the devices and the rows of a run."""
+    if config.multiprocess:
+        processes.join()
+    return step_mesh(config.data, config.latent), source(config)
+
+
+def _train_group(group: Group, rows: BatchSource, mesh: Mesh | None, preemption: Preemption) -> None:
+    """Train SAEs from the checkpoint that they share to the end, and measure those that have not diverged."""
+    shared, _ = group[0]
+    with contextlib.ExitStack() as stack:
+        with preemption.ends("told to end before the first step; the same command goes on"):
+            members = _members(group, rows, mesh, stack)
+        batches = rows.batches(int(members[0].state.step), own_rows(shared.batch, mesh))
+        stack.enter_context(contextlib.closing(batches))
+        fit(
+            members,
+            batches,
+            batch=shared.batch,
+            checkpoint_every=shared.checkpoint_every,
+            mesh=mesh,
+            preemption=preemption,
+        )
+    for (config, run), member in zip(group, members, strict=True):
+        if member.failure is not None:
+            continue
+        weights, normalisation = whole((member.state.weights, member.state.normalisation), mesh)
+        sae = weights.sae(normalisation, member.state.config)
+        told = f"told to end while {run.path} was measured; it is trained, and the same command measures it"
+        with preemption.ends(told):
+            measured = measure(sae, _shown(rows, config), together=True)
+        if processes.is_first():
+            _finish(run, rows, sae, measured)
+    processes.barrier("sae finished")
+
+
+def _groups(left: Sequence[tuple[SAETrainConfig, artifacts.Run]]) -> Iterator[Group]:
+    """Put runs together that can go on from one step: where a kill came between two that were saved, one checkpoint
+    earlier. Others train after one another, so that nothing is lost of what each has saved.
+    """
+    steps = []
+    for config, run in left:
+        with open_checkpoints(run.path / "checkpoints", config.keep) as checkpoints:
+            steps.append(checkpoints.steps or [0])
+    waiting = sorted(zip(left, steps, strict=True), key=lambda one: one[1][-1])
+    while waiting:
+        first = waiting[0][1][-1]
+        together = [
+            found[-1] == first or (first in found and found[-1] - first <= one[0].checkpoint_every)
+            for one, found in waiting
+        ]
+        yield [one for (one, _), chosen in zip(waiting, together, strict=True) if chosen]
+        waiting = [one for one, chosen in zip(waiting, together, strict=True) if not chosen]
 
 
 def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
@@ -119,28 +178,24 @@ def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
             raise InputError(f"SAEs that train together have one {name}, not {', '.join(map(str, values))}")
 
 
-def _members(
-    left: Sequence[tuple[SAETrainConfig, artifacts.Run]],
-    rows: BatchSource,
-    mesh: Mesh | None,
-    stack: contextlib.ExitStack,
-) -> list[Member]:
+def _members(group: Group, rows: BatchSource, mesh: Mesh | None, stack: contextlib.ExitStack) -> list[Member]:
     """Begin all runs, or take them up after the last step that all of them have saved."""
-    kept = [stack.enter_context(open_checkpoints(run.path / "checkpoints", config.keep)) for config, run in left]
+    kept = [stack.enter_context(open_checkpoints(run.path / "checkpoints", config.keep)) for config, run in group]
     common = max(set.intersection(*(set(checkpoints.steps) for checkpoints in kept)), default=0)
     members = []
-    for (config, run), checkpoints in zip(left, kept, strict=True):
+    for (config, run), checkpoints in zip(group, kept, strict=True):
         checkpoints.drop_after(common)
         recipe = config.recipe(rows.width)
         state = checkpoints.restore(_shapes(config, recipe, rows, mesh))
         if state is None:
-            state = placed_state(_initial(config, recipe, rows), mesh)
+            state = _initial(config, recipe, rows, mesh)
         log = _unlogged
         if processes.is_first():
             run.rewind_log(common)
             record = artifacts.config_record(config)
-            log = stack.enter_context(tracked(run.log, config.trackers, run.path, record))
-        members.append(Member(state, recipe, log, checkpoints))
+            log = stack.enter_context(tracked(run.log, config.trackers, run.path, record, after=common))
+        lowest = checkpoints.lowest
+        members.append(Member(state, recipe, log, checkpoints, lowest=math.inf if lowest is None else lowest))
     return members
 
 
@@ -172,18 +227,18 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
     Raises:
         InputError: as `train`.
     """
-    rows = source(config)
+    mesh, rows = _opened(config)
     recipe = config.recipe(rows.width)
-    state = _initial(config, recipe, rows)
+    state = _initial(config, recipe, rows, mesh)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     parameters = sum(leaf.nbytes for leaf in jax.tree.leaves((state.weights, state.normalisation)))
-    batches = rows.batches()
-    space, seconds = workspace(state, config.batch, recipe.impl), {}
+    batches = placed_batches(rows.batches(part=own_rows(config.batch, mesh)), config.batch, mesh)
+    space, seconds = placed_workspace(state, config.batch, recipe.impl, mesh), {}
     for deterministic in {recipe.deterministic, False}:
         take, times = repeatable_step if deterministic else train_step, []
         for x in itertools.islice(batches, 4):
             begun = time.perf_counter()
-            state, space, _ = jax.block_until_ready(take(state, space, x, recipe))
+            state, space, _ = jax.block_until_ready(take(state, space, x, recipe, mesh))
             times.append(time.perf_counter() - begun)
         seconds[deterministic] = float(np.median(times[1:]))
     step = seconds[recipe.deterministic]
@@ -203,6 +258,7 @@ def plan(config: SAETrainConfig) -> dict[str, Any]:
             / 2**30,
             2,
         ),
+        **({} if mesh is None else {"devices": mesh.size}),
     }
 
 
@@ -230,13 +286,13 @@ def _first_batches(config: SAETrainConfig, rows: BatchSource) -> int:
     return wanted if rows.rows is None else min(wanted, rows.rows // config.batch)
 
 
-def _initial(config: SAETrainConfig, recipe: Recipe, rows: BatchSource) -> TrainState:
+def _initial(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mesh | None) -> TrainState:
     first = itertools.islice(rows.batches(), _first_batches(config, rows))
     sample = np.concatenate(list(first))[: config.initial_rows]
     shape = SAEConfig(rows.width, config.d_sae, config.k)
     key = named_key(config.seed, "sae.init")
     sae = initial_sae(shape, sample, key, config.normalise)
-    return initial_state(sae, recipe, key, normalised_variance(sae.normalisation, sample))
+    return placed_initial_state(sae, recipe, key, normalised_variance(sae.normalisation, sample), mesh)
 
 
 def _shapes(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mesh | None) -> TrainState:
@@ -248,8 +304,8 @@ def _shapes(config: SAETrainConfig, recipe: Recipe, rows: BatchSource, mesh: Mes
 
 def _shown(rows: BatchSource, config: SAETrainConfig) -> Iterable[np.ndarray]:
     """Yield the rows that this process measures an SAE on, with a bar."""
-    total = (rows.rows or config.window_rows) // jax.process_count()
+    total, block = (rows.rows or config.window_rows) // jax.process_count(), max(min(BLOCK, CODES // config.d_sae), 1)
     with progress("measure SAE", total) as advance:
-        for x in rows.measured(BLOCK, config.steps * config.batch, jax.process_index(), jax.process_count()):
+        for x in rows.measured(block, config.steps * config.batch, jax.process_index(), jax.process_count()):
             yield x
             advance(len(x))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import planted
 import pytest
+from full_disk import full_disk
 
 from saejax.errors import InputError
 from saejax.sae.checkpoint import open_checkpoints
@@ -47,7 +48,7 @@ def test_a_resumed_run_is_the_undisturbed_run_to_the_bit(batches, tmp_path):
     straight = trained(started(batches), batches)
     half = trained(started(batches), batches[:17])
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(half, 1.0)
+        checkpoints.save(half, 1.0, 0.5)
     of_recipe = jax.eval_shape(lambda sae, key: initial_state(sae, RECIPE, key), shapes(SHAPE), jax.random.key(0))
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
         restored = checkpoints.restore(of_recipe)
@@ -70,8 +71,8 @@ def test_the_last_are_kept_and_the_best_and_the_latest_is_restored(batches, tmp_
         assert checkpoints.best is None
         for x, fvu in zip(batches, [0.5, 0.2, 0.4, 0.3, 0.6], strict=False):
             state = trained(state, [x])
-            checkpoints.save(state, fvu)
-            checkpoints.save(state, fvu)
+            checkpoints.save(state, fvu, 0.2)
+            checkpoints.save(state, fvu, 0.2)
         checkpoints.manager.wait_until_finished()
         assert checkpoints.manager.all_steps() == [2, 4, 5]
         assert checkpoints.best == 2
@@ -85,30 +86,61 @@ def test_what_is_written_in_the_background_is_not_what_later_steps_make_of_it(ba
     state = trained(started(batches), batches[:5])
     expected = jax.tree.map(np.array, state)
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(state, 1.0)
+        checkpoints.save(state, 1.0, 0.5)
         trained(state, batches[5:])
         restored = checkpoints.restore(jax.eval_shape(lambda: expected))
     assert restored is not None
     assert_same_bits(restored, expected)
 
 
-def test_a_checkpoint_that_lost_its_files_is_named(batches, tmp_path):
+@pytest.mark.parametrize(
+    ("where", "harm"),
+    [
+        ("default", "cut short"), ("default", "gone"), ("default", "a bit is flipped"),
+        ("metrics/metrics", "cut short"), ("metrics/metrics", "gone"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_which_a_file_is_damaged_is_named(batches, tmp_path, where, harm):
+    """That of its arrays, whose damage Orbax tells by an error of no class or not at all, or that of its metrics."""
     state = trained(started(batches), batches[:1])
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(state, 1.0)
-    for file in (path for path in (tmp_path / "1" / "default").rglob("*") if path.is_file()):
+        checkpoints.save(state, 1.0, 0.5)
+    files = [tmp_path / "1" / where, *(tmp_path / "1" / where).rglob("*")]
+    file = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if harm == "gone":
         file.unlink()
-    with (
-        open_checkpoints(tmp_path, keep=2) as checkpoints,
-        pytest.raises(InputError, match=f"checkpoint {tmp_path}/1 cannot be read .*; delete it to go on from the one"),
-    ):
+    else:
+        content[len(content) // 2] ^= 8
+        file.write_bytes(content if harm == "a bit is flipped" else content[: len(content) // 2])
+    message = f"checkpoint {tmp_path}/1 cannot be read .*; delete it to go on from the one before"
+    with pytest.raises(InputError, match=message), open_checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.restore(like(state))
+
+
+@pytest.mark.parametrize("room", [100, 2000])
+def test_a_full_disk_is_named_and_earlier_checkpoints_stay(batches, tmp_path, room):
+    """It is full where a checkpoint's first file is written, or its arrays, behind the run's back."""
+    state = trained(started(batches), batches[:1])
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(state, 1.0, 0.5)
+    expected = jax.tree.map(np.array, state)
+    with (
+        full_disk(room),
+        pytest.raises(InputError, match=f"{tmp_path} cannot be written: .*; free space and run the command again"),
+        open_checkpoints(tmp_path, keep=2) as checkpoints,
+    ):
+        checkpoints.save(trained(state, batches[1:2]), 1.0, 0.5)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        restored = checkpoints.restore(like(expected))
+    assert restored is not None
+    assert_same_bits(restored, expected)
 
 
 def test_what_an_interrupted_save_left_is_not_mistaken_for_a_checkpoint(batches, tmp_path):
     state = trained(started(batches), batches[:1])
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(state, 1.0)
+        checkpoints.save(state, 1.0, 0.5)
     cut_short = tmp_path / "2.orbax-checkpoint-tmp"
     cut_short.mkdir()
     (cut_short / "part").write_bytes(b"half")

@@ -190,7 +190,7 @@ def test_a_plan_writes_nothing(store, tmp_path):
 def fitted(config: SAETrainConfig, store, batches, folder) -> list[dict]:
     """Fit made-up batches of 100 rows, and return what was logged."""
     recipe, lines = config.recipe(16), []
-    state = room._initial(config, recipe, room.source(config))
+    state = room._initial(config, recipe, room.source(config), None)
     with open_checkpoints(folder, keep=2) as checkpoints:
         member = Member(state, recipe, lambda **line: lines.append(line), checkpoints)
         fit([member], batches, batch=100, checkpoint_every=20)
@@ -205,16 +205,16 @@ def test_batches_that_run_out_are_an_error(store, tmp_path):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_the_remedy(store, tmp_path):
     bad = [np.full((100, 16), np.nan, np.float32)] * 120
-    with pytest.raises(InputError, match=r"FVU is nan at step 20; no checkpoint was saved yet; lower .* 0\.003"):
+    with pytest.raises(InputError, match=r"FVU is nan at step 20; no checkpoint was saved yet; train .* below 0\.003"):
         fitted(config_of(store, tmp_path / "sae"), store, bad, tmp_path)
 
 
 @pytest.mark.parametrize(("poison", "named"), [(np.nan, "nan"), (1e9, "inf|[0-9.e+]+")])
-def test_a_run_that_diverges_names_its_best_checkpoint_and_saves_nothing_after_it(store, tmp_path, poison, named):
+def test_a_run_that_diverges_names_its_last_good_checkpoint_and_saves_nothing_after_it(store, tmp_path, poison, named):
     """The batch after step 40 is poisoned: what is saved is of step 40 and before, and finite."""
     good = planted.activations(4500, planted.atoms(16, 32), active=3).reshape(45, 100, 16)
     batches = [*good[:40], np.full((100, 16), poison, np.float32), *[good[40]] * 79]
-    with pytest.raises(InputError, match=f"FVU is ({named}) at step [0-9]+; the best checkpoint is 40; lower"):
+    with pytest.raises(InputError, match=f"FVU is ({named}) at step [0-9]+; the last good checkpoint is 40; train"):
         fitted(config_of(store, tmp_path / "sae"), store, batches, tmp_path)
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.manager.all_steps() == [20, 40]
@@ -222,12 +222,13 @@ def test_a_run_that_diverges_names_its_best_checkpoint_and_saves_nothing_after_i
 
 def test_a_state_that_is_not_finite_is_not_saved_though_its_loss_was(store, tmp_path):
     """Weights break in the update; the loss that is known then is from before it."""
-    recipe = config_of(store, tmp_path / "sae").recipe(16)
-    state = room._initial(config_of(store, tmp_path / "sae"), recipe, room.source(config_of(store, tmp_path / "sae")))
+    config = config_of(store, tmp_path / "sae")
+    recipe = config.recipe(16)
+    state = room._initial(config, recipe, room.source(config), None)
     broken = dataclasses.replace(state.weights, b_enc=state.weights.b_enc.at[3].set(np.inf))
     with open_checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         member = Member(dataclasses.replace(state, weights=broken), recipe, print, checkpoints, [jnp.array(0.5)])
-        with pytest.raises(InputError, match="FVU is nan at step 7; no checkpoint was saved yet; lower learning_rate"):
+        with pytest.raises(InputError, match="FVU is nan at step 7; no checkpoint was saved yet; train into"):
             member.save(7)
         assert checkpoints.steps == []
 

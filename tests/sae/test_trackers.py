@@ -1,6 +1,8 @@
 import importlib.util
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,21 @@ from saejax.sae.trackers import require, tracked
 LINES = [{"step": 50, "fvu": 0.5, "l0": 16.0}, {"step": 100, "fvu": 0.25, "l0": 15.0}]
 
 
-def send(out: Path, trackers: tuple, logged: list) -> None:
-    with tracked(lambda **line: logged.append(line), trackers, out, {"k": 16}) as log:
+def send(out: Path, trackers: tuple, logged: list, after: int = 0) -> None:
+    with tracked(lambda **line: logged.append(line), trackers, out, {"k": 16}, after=after) as log:
         for line in LINES:
             log(**line)
+
+
+def events(file: Path) -> Iterator[Any]:
+    """Read TensorBoard's file: of each event its length with a checksum, and the event with another."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+    content = file.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
 
 
 def test_without_trackers_lines_go_to_the_log_alone(tmp_path: Path) -> None:
@@ -24,19 +37,20 @@ def test_without_trackers_lines_go_to_the_log_alone(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_each_number_at_its_step(tmp_path: Path) -> None:
-    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-
     logged = []
     send(tmp_path, ("tensorboard",), logged)
     assert logged == LINES
     (file,) = (tmp_path / "tensorboard").iterdir()
-    content, found = file.read_bytes(), set()
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        event = Event.FromString(content[12 : 12 + length])
-        found |= {(event.step, value.tag, value.simple_value) for value in event.summary.value}
-        content = content[16 + length :]
+    found = {(event.step, value.tag, value.simple_value) for event in events(file) for value in event.summary.value}
     assert found == {(line["step"], name, line[name]) for line in LINES for name in ("fvu", "l0")}
+
+
+def test_tensorboard_forgets_what_came_after_the_step_from_which_a_run_goes_on(tmp_path: Path) -> None:
+    """A start of a session at a step is what its reader forgets by."""
+    send(tmp_path, ("tensorboard",), [], after=70)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    starts = [event.step for event in events(file) if event.session_log.status == event.session_log.START]
+    assert starts == [71]
 
 
 @pytest.mark.slow
