@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,23 +147,26 @@ class Run:
 
     def note(self, **facts: Any) -> None:
         """Add facts that the run found out (row counts, hashes, results) to its manifest."""
-        manifest = self.manifest
-        manifest["facts"].update(facts)
-        self._write({**manifest, "updated": _now()})
+        self._change(lambda manifest: {"facts": manifest["facts"] | facts})
 
     def finish(self, **facts: Any) -> None:
         """Add the last facts and mark the run complete, in one atomic write."""
-        manifest = self.manifest
-        manifest["facts"].update(facts)
-        self._write({**manifest, "status": "complete", "updated": _now(), "finished": _now()})
+        ended = {"status": "complete", "finished": _now()}
+        self._change(lambda manifest: {"facts": manifest["facts"] | facts, **ended})
 
     def reopen(self) -> "Run":
         """Return the run as one that is not complete, because something of it is to be made again."""
-        self._write({**self.manifest, "status": "running", "updated": _now()})
+        self._change(lambda _: {"status": "running"})
         return dataclasses.replace(self, complete=False)
 
-    def _write(self, manifest: Mapping[str, Any]) -> None:
-        self.folder.write(MANIFEST, _json(manifest))
+    def _change(self, entries: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Give the manifest new entries, which depend on those that it has."""
+
+        def changed(content: bytes | None) -> bytes:
+            manifest = json.loads(content or b"")
+            return _json({**manifest, **entries(manifest), "updated": _now()})
+
+        self.folder.update(MANIFEST, changed)
 
     def log(self, **metrics: Any) -> None:
         """Append one line to the run's `metrics.jsonl`."""
@@ -208,9 +211,15 @@ def begin(out: Place, kind: str, config: Any, inputs: Mapping[str, Any] | None =
     differences = list(_differences({key: manifest.get(key) for key in identity}, identity))
     if differences:
         raise InputError(f"--out {out} holds another run ({'; '.join(differences)}); name a new directory")
-    complete = manifest["status"] == "complete"
-    if not complete:
-        folder.write(MANIFEST, _json({**manifest, "execution": execution_record(config)}))
+
+    def gone_on(content: bytes | None) -> bytes | None:
+        """Tell how the run is computed from here on, unless another process that shares it has finished it."""
+        manifest = json.loads(content or b"")
+        told = {**manifest, "execution": execution_record(config)}
+        return None if manifest["status"] == "complete" or told == manifest else _json(told)
+
+    folder.update(MANIFEST, gone_on)
+    complete = read_manifest(out)["status"] == "complete"
     LOG.info("%s is complete; nothing is left to do" if complete else "%s: going on with an interrupted run", out)
     return Run(folder, resumed=True, complete=complete)
 

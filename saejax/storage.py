@@ -6,7 +6,7 @@ what the names of its files begin with.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -105,11 +105,33 @@ class Folder:
         Raises:
             InputError: it cannot be written.
         """
-        with self.explained(name, "written"):
-            found = self._files.read(name).result()
-            if found.state == "value":
-                return False
-            return bool(self._files.write(name, data, if_equal=found.stamp.generation).result().generation)
+        return self.update(name, lambda present: data if present is None else None)
+
+    def update(self, name: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        """Write what a file's present content becomes, and lose nothing that another writes meanwhile.
+
+        Args:
+            name: the file.
+            change: returns the new content for the present one, or None to leave it; None is also the content of a file
+                that is not there. Asked again where another has written the file since.
+
+        Returns:
+            Whether it was written.
+
+        Raises:
+            InputError: it cannot be read or written.
+        """
+        written = False
+        while not written:
+            with self.explained(name, "read"):
+                found = self._files.read(name).result()
+            data = change(found.value if found.state == "value" else None)
+            if data is None:
+                break
+            with self.explained(name, "written"):
+                stamp = self._files.write(name, data, if_equal=found.stamp.generation).result()
+            written = bool(stamp.generation)
+        return written
 
     def names(self) -> list[str]:
         """Return the names of all files in the folder and in those within, in order.

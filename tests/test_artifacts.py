@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,52 @@ def test_a_run_that_another_process_begins_at_the_same_moment_is_gone_on_with(
     run = artifacts.begin(out, "sae", Config(out))
     assert run.resumed
     assert run.manifest["facts"] == {"rows": 7}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared(Config):
+    process: int = dataclasses.field(default=0, metadata=artifacts.EXECUTION)
+
+
+def test_how_a_run_is_computed_may_change_and_is_written_when_it_does(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    artifacts.begin(out, "sae", Shared(out))
+    file = out / "manifest.json"
+    before = file.stat().st_ino, file.stat().st_mtime_ns
+    assert artifacts.begin(out, "sae", Shared(out)).resumed
+    assert (file.stat().st_ino, file.stat().st_mtime_ns) == before
+    run = artifacts.begin(out, "sae", Shared(out, process=2))
+    assert run.manifest["execution"] == {"process": 2}
+    run.finish()
+    artifacts.begin(out, "sae", Shared(out, process=1))
+    assert run.manifest["execution"] == {"process": 2}
+
+
+@pytest.mark.parametrize("late", ["begin", "note"])
+def test_what_another_process_finishes_meanwhile_stays_finished(
+    late: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the manifest and the write of it."""
+    out, original = tmp_path / "run", Folder.update
+    run = artifacts.begin(out, "sae", Shared(out))
+
+    def overtaken(self: Folder, name: str, change: Callable[[bytes | None], bytes | None]) -> bool:
+        monkeypatch.setattr(Folder, "update", original)
+
+        def changed(content: bytes | None) -> bytes | None:
+            if b"running" in (content or b""):
+                run.finish(loss=0.5)
+            return change(content)
+
+        return original(self, name, changed)
+
+    monkeypatch.setattr(Folder, "update", overtaken)
+    if late == "begin":
+        assert artifacts.begin(out, "sae", Shared(out, process=1)).complete
+    else:
+        run.note(rows=7)
+    facts = artifacts.read_finished(out, "sae")["facts"]
+    assert facts == {"loss": 0.5} | ({} if late == "begin" else {"rows": 7})
 
 
 def test_where_a_run_lies_is_not_what_it_is(tmp_path: Path) -> None:

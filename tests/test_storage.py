@@ -46,6 +46,29 @@ def test_a_file_is_created_once(place: Place) -> None:
     assert folder.read("a") == b"1"
 
 
+def test_a_file_becomes_what_its_content_says(place: Place) -> None:
+    folder = Folder(place)
+    assert folder.update("a", lambda present: b"1" if present is None else b"")
+    assert folder.update("a", lambda present: (present or b"") + b"2")
+    assert not folder.update("a", lambda _: None)
+    assert not folder.update("b", lambda _: None)
+    assert (folder.read("a"), folder.read("b")) == (b"12", None)
+
+
+def test_what_another_writes_meanwhile_is_not_lost(place: Place) -> None:
+    folder, seen = Folder(place), []
+
+    def change(present: bytes | None) -> bytes:
+        seen.append(present)
+        if len(seen) < 3:
+            Folder(place).write("a", b"theirs %d" % len(seen))
+        return (present or b"") + b", ours"
+
+    assert folder.update("a", change)
+    assert seen == [None, b"theirs 1", b"theirs 2"]
+    assert folder.read("a") == b"theirs 2, ours"
+
+
 def test_a_file_that_another_made_meanwhile_is_not_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look and the write: the write itself must be refused."""
     folder = Folder(tmp_path)

@@ -121,7 +121,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, of: type, method: str, call: int) -
         ((RowWriter, "write"), 1),  # before the first shard
         ((RowWriter, "write"), 2),  # one hook written, the other and the ledger not
         ((RowWriter, "write"), 8 + 5),  # in the ledger of the second shard, behind the records of documents
-        ((Folder, "write"), 3 * 2 + 1),  # the data of the third shard are on disk, its documents not
+        ((Folder, "write"), 2 * 2 + 1),  # the data of the third shard are on disk, its documents not
         ((artifacts.Run, "note"), 4),  # the fourth shard is on disk, its record not
         ((RowWriter, "write"), 4 * 8 + 2),  # in the last, shorter shard
         ((RowWriter, "seal"), 1),  # all records stand, the metadata of the arrays not
