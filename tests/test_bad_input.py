@@ -96,6 +96,12 @@ def test_more_active_latents_than_there_are(world: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "out").exists()
 
 
+def test_more_lanes_than_the_store_has_chunks(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(train(world, tmp_path / "out", lanes=64), capsys)
+    assert "lanes 64 are more than the chunks" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_directory_of_another_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in (world / "sae0").rglob("*") if path.is_file()}
     line = refused(train(world, world / "sae0", k=5), capsys)

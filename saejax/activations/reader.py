@@ -117,8 +117,7 @@ def aligned_batches(
             f"start_step {start_step} or window_rows {window_rows} is too low; they are from 0 and from {least}, a "
             "chunk of each lane"
         )
-    if lanes > -(-first.rows // first.chunk_rows):
-        raise InputError(f"lanes {lanes} are more than the chunks of {first.chunk_rows} rows of the store; lower lanes")
+    require_chunks(first, lanes)
     each, window = batch // lanes, window_rows // lanes
 
     def of_lane(lane: int) -> Iterator[Batch]:
@@ -126,6 +125,16 @@ def aligned_batches(
         return prefetch(batches_of(prefetch(_read(streams, windows, min(window, first.rows))), each))
 
     return side_by_side(of_lane, batch, lanes, part)
+
+
+def require_chunks(store: Store, lanes: int) -> None:
+    """Refuse more lanes than there are chunks to deal out.
+
+    Raises:
+        InputError: a lane would have none.
+    """
+    if lanes > -(-store.rows // store.chunk_rows):
+        raise InputError(f"lanes {lanes} are more than the chunks of {store.chunk_rows} rows of the store; lower lanes")
 
 
 def documents_per_batch(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32
 
 from saejax.activations.filters import RowFilter
 from saejax.activations.lanes import ALL
-from saejax.activations.reader import blocks, documents_per_batch, shuffled_batches
+from saejax.activations.reader import blocks, documents_per_batch, require_chunks, shuffled_batches
 from saejax.activations.store import Dtype, Store
 from saejax.artifacts import read_manifest
 from saejax.errors import InputError
@@ -80,7 +80,7 @@ def open_source(
         lanes: parts of a batch that are read apart.
 
     Raises:
-        InputError: it is absent or damaged, lacks the hook, or has fewer rows left than a batch.
+        InputError: it is absent or damaged, lacks the hook, or has fewer rows left than a batch or chunks than lanes.
     """
     order = {"batch": batch, "seed": seed, "window_rows": window_rows, "lanes": lanes}
     if read_manifest(place)["kind"] == LIVE:
@@ -119,9 +119,10 @@ class StoredRows:
         """Find out which rows are read.
 
         Raises:
-            InputError: the store lacks the hook, or has fewer rows left than a batch.
+            InputError: the store lacks the hook, or has fewer rows left than a batch or chunks than lanes.
         """
         store.require(hook=hook)
+        require_chunks(store, lanes)
         kept = rows.kept(store, hook)
         if batch > kept.sum():
             raise InputError(f"batch {batch} is larger than the store's {kept.sum()} rows; lower it or extract more")
