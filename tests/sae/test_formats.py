@@ -20,7 +20,7 @@ from saejax.features.encode import EncodeConfig, encode
 from saejax.features.sources import FeatureCodes
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.fold import fold
-from saejax.sae.formats import ImportSAEConfig, import_sae
+from saejax.sae.formats import ImportSAEConfig, import_sae, run
 from saejax.sae.formats.run import read
 from saejax.sae.params import SAE, load
 from saejax.sae.train import train
@@ -235,6 +235,18 @@ def test_what_does_not_explain_the_store_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="k 0; give at least 1"):
         ImportSAEConfig(source, store.path, planted.HOOK, out, k=0)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("first", [1000, 799])
+def test_rows_that_are_left_out_do_not_count_as_tried(
+    first: int, store: Store, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first eight blocks of the store hold no row that is read, or a single one, which has no variance."""
+    monkeypatch.setattr(run, "BLOCK", 100)
+    source = written(load(trained), tmp_path / "theirs")
+    config = ImportSAEConfig(source, store.path, planted.HOOK, tmp_path / "out", RowFilter(first_position=first))
+    facts = artifacts.read_finished(import_sae(config), "sae")["facts"]
+    assert facts["measured_rows"] == store.kept[first:].sum()
 
 
 @pytest.mark.parametrize("activation", ["relu", "jump_relu"])

@@ -28,7 +28,7 @@ from saejax.storage import Place
 
 FORMATS = {"sparsify": sparsify, "SAELens": sae_lens, "Gemma Scope": gemma_scope}
 BLOCK, TRIAL_BLOCKS = 8192, 8
-"""Rows that are measured at a time; and so many times before anything is written."""
+"""Rows of the store that are measured at a time; and so many times that leave a row before anything is written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ def import_sae(config: ImportSAEConfig) -> Path:
             f"{store.width(config.hook)}; name the model and the hook that it was trained on"
         )
     kept = config.rows.kept(store, config.hook)
-    trial = itertools.islice(blocks(store, config.hook, BLOCK, kept=kept), TRIAL_BLOCKS)
-    _require_fit(config, measure(sae, (x for _, x in trial)))
+    with_rows = (x for _, x in blocks(store, config.hook, BLOCK, kept=kept) if len(x))
+    _require_fit(config, measure(sae, itertools.islice(with_rows, TRIAL_BLOCKS)))
     inputs = {
         "store": artifacts.run_fingerprint(config.store),
         "weights_sha256": artifacts.file_sha256(weights),
