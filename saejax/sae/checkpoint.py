@@ -144,6 +144,11 @@ def written(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, ascending; none when it is absent."""
+    return sorted(int(step.name) for step in folder.glob("*") if step.name.isdigit())
+
+
 @contextlib.contextmanager
 def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
     """Open a run's checkpoints, clearing away what an interrupted save left; wait for the last save at the end.
@@ -158,9 +163,8 @@ def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
     Raises:
         InputError: one is damaged, or cannot be written.
     """
-    for step in folder.glob("*"):
-        if step.name.isdigit():
-            _metrics(step)
+    for step in saved_steps(folder):
+        _metrics(folder / str(step))
 
     def fvu(metrics: Any) -> float:
         return metrics["fvu"]

@@ -29,7 +29,7 @@ from saejax.errors import InputError
 from saejax.preemption import Preemption, noticed
 from saejax.progress import progress
 from saejax.rng import named_key
-from saejax.sae.checkpoint import open_checkpoints
+from saejax.sae.checkpoint import open_checkpoints, saved_steps
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.fit import Diverged, Member, fit
 from saejax.sae.health import health_table
@@ -52,6 +52,7 @@ from saejax.sae.step import repeatable_step, train_step
 from saejax.sae.trackers import require as require_trackers
 from saejax.sae.trackers import tracked
 
+CHECKPOINTS = "checkpoints"
 LOG = logging.getLogger(__name__)
 BLOCK, CODES = 8192, 2**27
 """Rows that an SAE is measured on at a time, and their codes, of which all are held: at most."""
@@ -154,10 +155,7 @@ def _groups(left: Sequence[tuple[SAETrainConfig, artifacts.Run]]) -> Iterator[Gr
     """Put runs together that can go on from one step: where a kill came between two that were saved, one checkpoint
     earlier. Others train after one another, so that nothing is lost of what each has saved.
     """
-    steps = []
-    for config, run in left:
-        with open_checkpoints(run.path / "checkpoints", config.keep) as checkpoints:
-            steps.append(checkpoints.steps or [0])
+    steps = [saved_steps(run.path / CHECKPOINTS) or [0] for _, run in left]
     waiting = sorted(zip(left, steps, strict=True), key=lambda one: one[1][-1])
     while waiting:
         first = waiting[0][1][-1]
@@ -180,7 +178,7 @@ def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
 
 def _members(group: Group, rows: BatchSource, mesh: Mesh | None, stack: contextlib.ExitStack) -> list[Member]:
     """Begin all runs, or take them up after the last step that all of them have saved."""
-    kept = [stack.enter_context(open_checkpoints(run.path / "checkpoints", config.keep)) for config, run in group]
+    kept = [stack.enter_context(open_checkpoints(run.path / CHECKPOINTS, config.keep)) for config, run in group]
     common = max(set.intersection(*(set(checkpoints.steps) for checkpoints in kept)), default=0)
     members = []
     for (config, run), checkpoints in zip(group, kept, strict=True):

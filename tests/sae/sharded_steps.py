@@ -15,8 +15,8 @@ from saejax.sae.execution import DATA, LATENT, Execution
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAEConfig
-from saejax.sae.placement import placed_batches, placed_state, placed_workspace, step_mesh
-from saejax.sae.state import Recipe, TrainState, initial_state
+from saejax.sae.placement import placed_batches, placed_initial_state, placed_workspace, step_mesh
+from saejax.sae.state import Recipe, TrainState
 from saejax.sae.step import train_step
 
 KINDS: tuple[Kind, ...] = ("layer_norm", "zca")
@@ -28,18 +28,19 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def started(batches: np.ndarray, kind: Kind) -> TrainState:
+def started(batches: np.ndarray, kind: Kind, mesh: Mesh | None) -> TrainState:
     """Return a state of which some latents never fire, scattered over all devices, more than AuxK takes at once."""
     key, sample = jax.random.key(0), batches.reshape(-1, SHAPE.d_model)
     sae = initial_sae(SHAPE, sample, key, kind)
     silenced = np.random.default_rng(0).permutation(SHAPE.d_sae)[:NEVER]
     sae = dataclasses.replace(sae, b_enc=sae.b_enc.at[silenced].set(-1e3))
-    return initial_state(sae, RECIPE, key, normalised_variance(sae.normalisation, sample))
+    return placed_initial_state(sae, RECIPE, key, normalised_variance(sae.normalisation, sample), mesh)
 
 
 def trained(batches: np.ndarray, mesh: Mesh | None, kind: Kind = "scalar") -> tuple[TrainState, list[dict[str, float]]]:
     """Return the state after a step on each batch, and the metrics of all."""
-    state = placed_state(started(batches, kind), mesh)
+    state = started(batches, kind, mesh)
+    assert apart(state, started(batches, kind, None)) == 0
     space, metrics = placed_workspace(state, ROWS, "jax", mesh), []
     for x in placed_batches(batches, ROWS, mesh):
         state, space, found = train_step(state, space, x, RECIPE, mesh)

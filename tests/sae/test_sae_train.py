@@ -17,12 +17,13 @@ import pytest
 from saejax import artifacts, sae
 from saejax.activations.filters import RowFilter
 from saejax.activations.source import StoredRows
-from saejax.errors import InputError
+from saejax.errors import InputError, Preempted
 from saejax.sae import fit as fit_room
 from saejax.sae import train as room
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.fit import Member, fit
+from saejax.sae.placement import AHEAD
 from saejax.sae.train import plan, train
 
 ROWS = 3000
@@ -267,6 +268,70 @@ def test_sigterm_saves_and_ends_well_and_the_same_command_goes_on(store, tmp_pat
     with open_checkpoints(config.out / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.steps[-1] == int(saved[1]) >= 200
     assert artifacts.read_manifest(config.out)["status"] == "running"
+
+
+def test_sigterm_ends_a_run_that_waits_for_a_batch(finished, store, tmp_path, monkeypatch):
+    """A window of a live source may take longer than a scheduler waits."""
+    config, reader = config_of(store, tmp_path / "sae"), StoredRows.batches
+
+    def stuck(self, *start):
+        for step, x in enumerate(reader(self, *start)):
+            if step == 57:
+                signal.raise_signal(signal.SIGTERM)
+                pytest.fail("it waited for the batch")
+            yield x
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredRows, "batches", stuck)
+        with pytest.raises(Preempted, match=f"told to end; step {57 - AHEAD} of 120 is saved, and the same"):
+            train(config)
+    assert train(config) == config.out
+    assert (config.out / "sae.safetensors").read_bytes() == (finished / "sae.safetensors").read_bytes()
+    assert artifacts.read_metrics(config.out) == artifacts.read_metrics(finished)
+
+
+def test_sigterm_ends_a_run_that_measures_or_has_not_begun(finished, store, tmp_path, monkeypatch):
+    config = config_of(store, tmp_path / "sae")
+
+    def told(*_, **__):
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on")
+
+    for function, message in (("initial_sae", "before the first step"), ("measure", "was measured; it is trained")):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, function, told)
+            with pytest.raises(Preempted, match=message):
+                train(config)
+    assert artifacts.read_manifest(config.out)["status"] == "running"
+    assert train(config) == config.out
+    assert (config.out / "sae.safetensors").read_bytes() == (finished / "sae.safetensors").read_bytes()
+
+
+def test_two_commands_do_not_train_one_run(store, tmp_path):
+    config = config_of(store, tmp_path / "sae")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "noticed", lambda: train(config))
+        with pytest.raises(InputError, match=f"{config.out} is being written by another process"):
+            train(config)
+
+
+def test_a_run_that_explodes_before_its_first_line_is_stopped(store, tmp_path):
+    """The FVU of the untrained SAE is what it is held against."""
+    good = planted.activations(4500, planted.atoms(16, 32), active=3).reshape(45, 100, 16)
+    with pytest.raises(InputError, match="FVU is [0-9.]+ at step 20; no checkpoint was saved yet"):
+        fitted(config_of(store, tmp_path / "sae"), store, [*good[:5], *(100 * good[5:])], tmp_path)
+
+
+def test_the_lowest_fvu_is_kept_with_a_checkpoint(finished):
+    with open_checkpoints(finished / "checkpoints", keep=2) as checkpoints:
+        found = checkpoints.lowest
+    assert found == min(line["fvu"] for line in artifacts.read_metrics(finished) if line["step"] <= 120)
+
+
+def test_a_process_without_a_device_is_refused(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(room.jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="data 1 x latent 1 leaves 1 of 2 processes without a device; raise them to"):
+        room.step_mesh(1, 1)
 
 
 def test_a_run_goes_on_on_another_number_of_devices_with_the_same_rows(finished, store, tmp_path):

@@ -87,6 +87,60 @@ def test_weights_of_l1_are_varied_too_and_thin_the_codes(base: SAETrainConfig, t
     assert "k 32, L1 0.5" in (tmp_path / "sweep" / "sweep.html").read_text()
 
 
+def test_names_tell_apart_what_is_varied(base: SAETrainConfig) -> None:
+    config = SweepConfig(base, seeds=(20240101, 20240102), learning_rates=(1e-3, 1.0000001e-3, 1.0))
+    members = config.members()
+    assert len(members) == 6
+    assert list(members)[:2] == ["learning_rate0.001_seed20240101", "learning_rate0.001_seed20240102"]
+    assert list(members)[-1] == "learning_rate1_seed20240102"
+    assert len({member.out for member in members.values()}) == 6
+
+
+def test_an_sae_that_diverges_leaves_the_others_training(
+    base: SAETrainConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = SweepConfig(dataclasses.replace(base, out=tmp_path / "sweep"), learning_rates=(1e6, 3e-3))
+    alone = train(dataclasses.replace(base, out=tmp_path / "alone"))
+    for _ in range(2):
+        printed = sweep(config)
+        assert "train into another out, learning_rate below 1000000.0" in caplog.text
+        caplog.clear()
+        for file in ("sae.safetensors", "metrics.jsonl", "health.json"):
+            assert (tmp_path / "sweep" / "learning_rate0.003" / file).read_bytes() == (alone / file).read_bytes(), file
+        assert artifacts.read_manifest(tmp_path / "sweep" / "learning_rate1000000")["status"] == "running"
+        with (tmp_path / "sweep" / "sweep.csv").open() as file:
+            diverged, sound = csv.DictReader(file)
+        assert (diverged["fvu"], diverged["l0"]) == ("", "")
+        assert float(sound["fvu"]) < 0.5
+        assert printed[1].split()[5:] == ["none"] * 4
+    with pytest.raises(InputError, match="learning_rate below 1000000.0"):
+        sweep(dataclasses.replace(config, learning_rates=(1e6,)))
+
+
+def test_a_sweep_that_goes_on_with_one_more_loses_nothing_that_was_saved(
+    swept: tuple[SweepConfig, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, _ = swept
+    shared, reader, starts = dataclasses.replace(straight.train, out=tmp_path / "sweep"), StoredRows.batches, []
+
+    def cut_short(self, start_step=0, *part):
+        if part:
+            starts.append(start_step)
+        for step, x in enumerate(reader(self, start_step, *part), start_step):
+            if step == 90 and starts == [0]:
+                raise KeyboardInterrupt
+            yield x
+
+    monkeypatch.setattr(StoredRows, "batches", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SweepConfig(shared, seeds=SEEDS[1:]))
+    sweep(SweepConfig(shared, seeds=SEEDS))
+    assert starts == [0, 0, 80]
+    for seed in SEEDS:
+        ours, theirs = tmp_path / "sweep" / f"seed{seed}", straight.train.out / f"k4_seed{seed}"
+        assert (ours / "sae.safetensors").read_bytes() == (theirs / "sae.safetensors").read_bytes()
+
+
 def test_the_table_says_what_was_varied_and_what_came_of_it(swept: tuple[SweepConfig, list[str]]) -> None:
     config, printed = swept
     with (config.train.out / "sweep.csv").open() as file:
