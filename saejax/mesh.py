@@ -1,5 +1,6 @@
 """Where arrays and work lie: devices of one process along a named mesh axis, and processes along ranges of indices."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,19 +36,34 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def join() -> None:
     """Join the other processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started.
 
-    To be called before anything else uses JAX. Elsewhere `jax.distributed.initialize` does it with addresses.
+    A process that is alone on its node takes all devices it sees; where Slurm or Open MPI starts several on one, each
+    takes that of its number there. `JAX_LOCAL_DEVICE_IDS` names others. To be called before anything else uses JAX.
+    Elsewhere `jax.distributed.initialize` does it with addresses.
 
     Raises:
         InputError: no such launcher is found.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(local_device_ids=_local_device_ids())
     except ValueError as error:
         raise InputError(
             f"no launcher of several processes is found ({str(error).rstrip('.')}); start the job by Slurm, Open MPI, "
             "Kubernetes or on a TPU pod, or leave multiprocess out"
         ) from None
+
+
+def _local_device_ids() -> list[int] | None:
+    """Return which devices JAX is to take: [] is all that this process sees, None what JAX does by itself.
+
+    By itself it takes a single one under Slurm and Open MPI, also where no other process is there to take the rest.
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return None
+    # Open MPI first, as in JAX, because it starts its own daemons by Slurm.
+    on_node, nodes = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE"), os.environ.get("SLURM_STEP_NUM_NODES")
+    alone = on_node == "1" if on_node else nodes is not None and os.environ.get("SLURM_NTASKS") == nodes
+    return [] if alone else None
 
 
 def share(first: int, stop: int) -> tuple[int, int]:
