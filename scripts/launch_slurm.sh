@@ -15,8 +15,17 @@
 #SBATCH --requeue
 set -euo pipefail
 
-srun saejax train --multiprocess "$@"
-out=$(printf '%s\n' "$@" | grep -A1 -x -- --out | tail -1)
-if ! grep -q '"status": "complete"' "$out/manifest.json"; then
+status=0
+srun saejax train --multiprocess "$@" || status=$?
+
+out='' before=''
+for word in "$@"; do
+    if [[ $before == --out ]]; then out=$word; fi
+    if [[ $word == --out=* ]]; then out=${word#--out=}; fi
+    before=$word
+done
+# 143: SIGTERM came before the run was ready to save. What failed otherwise would fail again.
+if ((status == 143)) || { ((status == 0)) && grep -qs '"status": "running"' "$out/manifest.json"; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
+exit "$status"
