@@ -46,11 +46,13 @@ def side_by_side(
     start, stop, _ = part.indices(batch)
     chosen = range(start // each, -(-stop // each))
     cut = slice(start - chosen.start * each, stop - chosen.start * each)
-    for parts in zip(*map(of_lane, chosen), strict=True):
-        rows, streams = parts[0] if len(parts) == 1 else _joined(parts)
+    # Not `zip`, which keeps every other batch until the next but one.
+    for rows, streams in map(_joined, *map(of_lane, chosen)):
         yield rows[cut], [x[cut] for x in streams]
 
 
-def _joined(parts: tuple[Batch, ...]) -> Batch:
+def _joined(*parts: Batch) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
     rows, streams = zip(*parts, strict=True)
     return np.concatenate(rows), [np.concatenate(of_stream) for of_stream in zip(*streams, strict=True)]

@@ -57,7 +57,7 @@ def record(config: LiveConfig) -> Place:
 class LiveRows:
     """Rows of one hook of a model that runs while they are read; a `saejax.activations.source.BatchSource`.
 
-    Memory: the model, two windows in the dtype of the config, two batches of the model for each lane and three of rows.
+    Memory: the model, two of its batches for each lane, and `held_bytes`.
 
     Attributes:
         extractor: the model and its text.
@@ -110,8 +110,8 @@ class LiveRows:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of two windows and three batches; the model comes to it."""
-        return held_bytes(self.width, self.extractor.config.dtype, self.window_rows, self.batch)
+        """Bytes as `saejax.activations.source.held_bytes` counts them; the model comes to it."""
+        return held_bytes(self.width, self.extractor.config.dtype, self.window_rows, self.batch, self.lanes)
 
     def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""

@@ -79,8 +79,9 @@ def aligned_batches(
 
     The r-th rows of the batches of a step are of one token in all streams, and the order is that of the first stream
     alone. Every row that is kept comes once per epoch; a batch may span two epochs. Memory, for each stream: two
-    windows in the stored dtype, 2 x window_rows x width x bytes per entry, and three batches; for all together 32 bytes
-    a row of a window; of lanes that have no row in the part, nothing.
+    windows in the stored dtype, 2 x window_rows x width x bytes per entry, and three batches: the one that was yielded,
+    the next, and what that is made of, with one more that lanes come together in; for all together 48 bytes a row of a
+    window; of lanes that have no row in the part, nothing.
 
     Args:
         streams: stores of the same tokens, each with one of its hooks. The first store's chunks are what is put in a
@@ -246,8 +247,8 @@ def batches_of(
             missing -= count
             if not missing:
                 whole, *of_streams = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
-                yield whole, of_streams
                 parts, missing = [], batch
+                yield whole, of_streams
 
 
 def blocks(

@@ -17,6 +17,9 @@ from saejax.storage import Place
 
 LIVE = "live"
 """Kind of the run that is a live source."""
+HELD = 7
+"""Batches that are held while an SAE trains on them: of what is read the last, the next, and what that is made of; on
+the devices two that were put there ahead, that of the step, and that of the step before, which may still run."""
 
 
 @runtime_checkable
@@ -45,7 +48,7 @@ class BatchSource(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of rows that are held while batches are read: two windows, and three batches."""
+        """Bytes of rows that are held while an SAE trains on them: what `held_bytes` of this module counts."""
         ...
 
     def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
@@ -145,8 +148,8 @@ class StoredRows:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of two windows and three batches, and of the flags of all rows."""
-        return held_bytes(self.width, self.facts["dtype"], self.window_rows, self.batch) + self.store.rows
+        """Bytes as `held_bytes` counts them, and of the flags of all rows."""
+        return held_bytes(self.width, self.facts["dtype"], self.window_rows, self.batch, self.lanes) + self.store.rows
 
     def batches(self, start_step: int = 0, part: slice = ALL) -> Generator[Float32[np.ndarray, "_ width"], None, None]:
         """Yield a part of the rows of each batch without end, from that of a step on, counted from 0."""
@@ -168,13 +171,16 @@ class StoredRows:
         )
 
 
-def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int) -> int:
-    """Return the bytes of two windows with the numbers and places of their rows, and of three batches.
+def held_bytes(width: int, dtype: Dtype, window_rows: int, batch: int, lanes: int) -> int:
+    """Return the bytes of two windows with the numbers and places of their rows, and of `HELD` batches, of which lanes
+    have one more, in which they come together.
 
     Args:
         width: entries of a row.
         dtype: of a window.
         window_rows: rows of a window.
         batch: rows of a batch, which are float32.
+        lanes: parts of a batch that are read apart.
     """
-    return 2 * window_rows * (width * np.dtype(dtype).itemsize + 16) + 3 * batch * width * 4
+    batches = HELD if lanes == 1 else HELD + 1
+    return 2 * window_rows * (width * np.dtype(dtype).itemsize + 24) + batches * batch * width * 4
