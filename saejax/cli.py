@@ -3,11 +3,14 @@
 Verbs are named by strings and imported when asked for, so that `saejax --help` does not wait for JAX.
 """
 
+import contextlib
 import dataclasses
+import errno
 import importlib
 import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -16,6 +19,7 @@ import tyro
 from saejax.errors import InputError, Preempted
 
 Config = TypeVar("Config")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +81,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(format="saejax: %(message)s", stream=sys.stderr)
     logging.getLogger("saejax").setLevel(logging.INFO)
-    try:
+    with ending():
         for line in run(words):
             sys.stdout.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """End the process as a command ends, where what it does in the block is broken off."""
+    try:
+        yield
     except InputError as error:
-        sys.stderr.write(f"saejax: {' '.join(str(error).split())}\n")
-        sys.exit(2)
+        _exit(str(error), 2)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _exit(f"{error.filename or 'a file'} cannot be written: {error.strerror}; free space, and run it again", 2)
     except Preempted as ended:
-        sys.stderr.write(f"saejax: {' '.join(str(ended).split())}\n")
+        sys.stderr.write(_line(str(ended)))
     except KeyboardInterrupt:
-        sys.stderr.write("saejax: interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(130)
+        _exit("interrupted; the same command goes on from the last checkpoint, if there is one", 130)
+
+
+def _exit(told: str, code: int) -> None:
+    sys.stderr.write(_line(told))
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        # A process of several would wait at its exit for the others, which wait for it in the midst of a step: it goes
+        # without, and the service that they share ends them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _line(told: str) -> str:
+    return f"saejax: {' '.join(told.split())}\n"
 
 
 def run(words: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 import dataclasses
+import errno
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +71,26 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cli, "run", defective)
     with pytest.raises(ValueError, match="ours"):
         cli.main(["demo"])
+
+
+def test_a_full_disk_is_one_line_and_other_errors_of_files_are_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(number: int) -> None:
+        def run(_: list[str]) -> list[str]:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(cli, "run", run)
+
+    failing(errno.ENOSPC)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train"])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told == "saejax: a file cannot be written: No space left on device; free space, and run it again\n"
+    failing(errno.EBADF)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        cli.main(["train"])
 
 
 def test_an_input_error_of_several_lines_is_printed_as_one(

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import planted
 import pytest
 
-from saejax import artifacts
+from saejax import artifacts, sae
 from saejax.sae.checkpoint import open_checkpoints
 from saejax.sae.config import SAETrainConfig
 from saejax.sae.train import train
@@ -37,18 +38,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> SAETrainConfig:
     return config
 
 
-def started(config: SAETrainConfig) -> list[subprocess.Popen]:
-    """Start both processes, rows spread over the two and latents over the two devices of each."""
+def started(config: SAETrainConfig, data: int = 2, failing: int = -1) -> list[subprocess.Popen]:
+    """Start both processes of two devices, rows spread over the two processes and latents over the devices of each, or
+    latents over all; one of them may fail.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     plain = (int, float, str, Path)
     fields: dict[str, Any] = {name: value for name, value in vars(config).items() if isinstance(value, plain)}
-    given = json.dumps({**fields, "data": 2, "latent": 2}, default=str)
+    given = json.dumps({**fields, "data": data, "latent": 4 // data}, default=str)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     return [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(port), str(process), given],
+            [sys.executable, str(SCRIPT), str(port), str(process), given, str(failing)],
             env=environment, stderr=subprocess.PIPE, text=True,
         )
         for process in (0, 1)
@@ -63,9 +66,13 @@ def ended(processes: list[subprocess.Popen]) -> list[str]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(alone: SAETrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [2, 1])
+def test_two_processes_train_what_one_trains(alone: SAETrainConfig, tmp_path: Path, data: int) -> None:
     config = dataclasses.replace(alone, out=tmp_path / "sae")
-    ended(started(config))
+    ended(started(config, data))
+    ours, theirs = sae.load(config.out), sae.load(alone.out)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=0, atol=1e-3, err_msg=name)
     ours, theirs = artifacts.read_metrics(config.out), artifacts.read_metrics(alone.out)
     for line, of_one in zip(ours, theirs, strict=True):
         assert line == pytest.approx(of_one, rel=2e-3)
@@ -74,6 +81,16 @@ def test_two_processes_train_what_one_trains(alone: SAETrainConfig, tmp_path: Pa
     assert fvu[0] == pytest.approx(fvu[1], rel=2e-3)
     ours, theirs = (artifacts.read_finished(out, "sae")["facts"] for out in (config.out, alone.out))
     assert ours["measured_rows"] == theirs["measured_rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_where_one_process_fails_the_other_ends_too(alone: SAETrainConfig, tmp_path: Path, failing: int) -> None:
+    processes = started(dataclasses.replace(alone, out=tmp_path / "sae"), failing=failing)
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert "saejax: its store is damaged" in said[failing]
+    assert processes[failing].returncode == 2
+    assert processes[1 - failing].returncode != 0
 
 
 @pytest.mark.slow
