@@ -8,8 +8,8 @@ GPU and without them on a CPU.
 The floor is measured in saejax's process: the encoder's product, into memory that is there, and a program that reads
 weights, gradient and moments and writes all but the gradient.
 
-Parts: `peers` as above; `aux` the same step with a tenth of the latents dead; `growth` over d_sae and batch; `memory`
-what XLA's own plan of a step says, beyond state and workspace.
+Parts: `peers` as above; `aux` the same step with a tenth of the latents dead, and one without AuxK; `growth` over d_sae
+and batch; `memory` what XLA's own plan of a step says, beyond state and workspace.
 Times drift with the machine; the ratios are what to keep. The last line is JSON.
 
     python scripts/bench_train.py
@@ -76,8 +76,8 @@ def rows_of(config: BenchConfig) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(config.batch, config.d_model)).astype(np.float32)
 
 
-def saejax_turn(config: BenchConfig, tenth_dead: bool = False) -> dict[str, float]:
-    """Time a step of ours."""
+def saejax_turn(config: BenchConfig, tenth_dead: bool = False, aux: bool = True) -> dict[str, float]:
+    """Time a step of ours, with AuxK or without."""
     import jax
     import jax.numpy as jnp
 
@@ -88,6 +88,7 @@ def saejax_turn(config: BenchConfig, tenth_dead: bool = False) -> dict[str, floa
 
     x, key = rows_of(config), jax.random.key(0)
     shape, recipe = SAEConfig(config.d_model, config.d_sae, config.k), recipe_of(config)
+    recipe = recipe if aux else dataclasses.replace(recipe, aux_coefficient=0)
     state = initial_state(initial_sae(shape, x, key), recipe, key)
     space, x = workspace(state, config.batch, config.impl), jnp.asarray(x)
     every = 10 if tenth_dead else config.d_sae + 1
@@ -265,6 +266,7 @@ def main(config: BenchConfig) -> None:
                 found |= saejax_turn(config) | floor_turn(config)
             if "aux" in config.parts:
                 found |= {"tenth_dead": saejax_turn(config, tenth_dead=True)["step"]}
+                found |= {"without_aux": saejax_turn(config, aux=False)["step"]}
         else:
             found = {"sparsify": sparsify_turn, "sae_lens": sae_lens_turn}[config.peer](config)
         print(json.dumps(found))
@@ -283,6 +285,7 @@ def main(config: BenchConfig) -> None:
         report |= {"product_ms": round(ours["product"], 1), "traffic_ms": round(ours["traffic"], 1)}
         report["over_floor"] = round(ours["step"] / (ours["product"] + ours["traffic"]), 2)
         report["tenth_dead_over_none"] = round(ours["tenth_dead"] / ours["step"], 3)
+        report["none_dead_over_without_aux"] = round(ours["step"] / ours["without_aux"], 3)
         print(json.dumps({**shape, **report}), flush=True)
     if "growth" in config.parts:
         report["growth"] = []

@@ -61,7 +61,7 @@ class SAETrainConfig:
     aux_coefficient: float = 1 / 32
     """Weight of the AuxK loss; 0 turns it off."""
     dead_window: int = 200_000
-    """Tokens without firing after which a latent counts as dead."""
+    """Tokens without firing after which a latent counts as dead; below 2^31 less a batch."""
     precision: Precision = "float32"
     """Inputs of matrix products: float32, or bfloat16; parameters, moments and sums are float32."""
     impl: Literal["auto", "jax", "gpu", "tpu"] = dataclasses.field(default="auto", metadata=artifacts.EXECUTION)
@@ -93,7 +93,7 @@ class SAETrainConfig:
     multiprocess: bool = dataclasses.field(default=False, metadata=artifacts.EXECUTION)
     """Spread the run over the processes of a job that Slurm, Open MPI, Kubernetes or a TPU pod started."""
     seed: int = 0
-    """Seed of the initial decoder."""
+    """Seed of the initial decoder, below 2^32."""
     data_seed: int = 0
     """Seed of the order of rows; SAEs that share it train on one stream of batches."""
 
@@ -113,6 +113,9 @@ class SAETrainConfig:
         ]
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             problems.append(f"learning_rate {self.learning_rate}; give a positive number")
+        for name, most in (("seed", 2**32 - 1), ("data_seed", 2**63 - 1), ("dead_window", 2**31 - 1 - self.batch)):
+            if getattr(self, name) > most:
+                problems.append(f"{name} {getattr(self, name)}; give at most {most}")
         if self.l1_coefficient == math.inf:
             problems.append("l1_coefficient inf; give a finite number")
         for name, value in (("k", self.k), ("aux_k", self.aux_k)):

@@ -44,8 +44,8 @@ def take_step(
     Returns:
         The state after, the workspace, and metrics of the batch before the step: `fvu` (in normalised units, against
         the variance of the initial sample; in the model's units it is another, unless the normalisation is none or
-        scalar), `aux` (AuxK loss), `l0`, `dead` (latents), `learning_rate`; with a weight of L1 also `l1` (mean over
-        rows of the sum of codes) and `capped` (share of the rows that have all k).
+        scalar), `aux` (AuxK loss; 0 where it is off), `l0`, `dead` (latents), `learning_rate`; with a weight of L1 also
+        `l1` (mean over rows of the sum of codes) and `capped` (share of the rows that have all k).
     """
     del space  # its buffers become those of the one that is returned
     x = jnp.asarray(x)
@@ -77,10 +77,12 @@ def _step(
     weights, z = state.weights, state.normalisation.apply(x)
     fvu, forward, gradient = reconstruction_loss(weights, z, state.config.k, how, state.variance, recipe.l1_coefficient)
     dead = state.silent >= recipe.dead_window
-    aux, gradient = add_aux_gradient(
-        gradient, weights, dead, z, forward,
-        turn=state.step, aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient, how=how,
-    )  # fmt: skip
+    aux = jnp.zeros(())
+    if recipe.aux_coefficient:
+        aux, gradient = add_aux_gradient(
+            gradient, weights, dead, z, forward, turn=state.step,
+            aux_k=recipe.aux_k, capacity=recipe.aux_capacity, coefficient=recipe.aux_coefficient, how=how,
+        )  # fmt: skip
     gradient = how.over_rows(gradient)
     # The gradient of b_dec needs all that reads the weights; they are then overwritten in place.
     rate = recipe.rate(state.step) + zero_after(gradient.b_dec)

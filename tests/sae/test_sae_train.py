@@ -384,6 +384,9 @@ def test_a_command_killed_at_any_moment_ends_as_an_undisturbed_one(store, tmp_pa
         ({"latent": 5}, "d_sae 48 is no multiple of latent 5; change one of them"),
         ({"recall": 1.0}, "recall 1.0; give a share between 0 and 1, or leave it out to find all"),
         ({"recall": 0.9, "impl": "tpu"}, "recall is not for impl tpu, whose kernel finds all; leave one of them out"),
+        ({"seed": 2**32}, "seed 4294967296; give at most 4294967295"),
+        ({"data_seed": 2**63}, "data_seed 9223372036854775808; give at most 9223372036854775807"),
+        ({"dead_window": 10**10}, "dead_window 10000000000; give at most 2147483547"),
         ({"batch": 0, "seed": -1}, "batch 0; give at least 1; seed -1; give at least 0"),
     ],
 )
@@ -394,8 +397,9 @@ def test_impossible_configurations_are_refused_in_one_line(store, tmp_path, chan
 
 
 def test_more_devices_than_there_are_is_refused_before_anything_is_written(store, tmp_path):
-    with pytest.raises(InputError, match="data 4 x latent 2 needs 8 devices; there are 1"):
-        train(config_of(store, tmp_path / "sae", data=4, latent=2))
+    for verb in (train, plan):
+        with pytest.raises(InputError, match="data 4 x latent 2 needs 8 devices; there are 1"):
+            verb(config_of(store, tmp_path / "sae", data=4, latent=2))
     assert not (tmp_path / "sae").exists()
 
 

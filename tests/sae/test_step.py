@@ -87,6 +87,19 @@ def test_a_step_is_adam_on_the_plain_loss_with_rows_kept_at_unit_norm(batches):
         np.testing.assert_allclose(getattr(after.sae, name), value, atol=1e-2 * moved)
 
 
+def test_without_a_weight_of_aux_k_a_step_is_that_of_an_sae_none_of_whose_latents_is_dead(batches):
+    ends = []
+    for coefficient, dead in ((0.0, True), (RECIPE.aux_coefficient, False), (RECIPE.aux_coefficient, True)):
+        silent = jnp.where(dead & (jnp.arange(SHAPE.d_sae) % 2 == 0), RECIPE.dead_window, 0).astype(jnp.int32)
+        state = dataclasses.replace(started(batches), silent=silent)
+        after, metrics = steps(state, batches[:1], dataclasses.replace(RECIPE, aux_coefficient=coefficient))
+        assert (metrics["dead"] > 0) == dead
+        assert (metrics["aux"] > 0) == (dead and coefficient > 0)
+        ends.append(np.asarray(after.weights.encoder))
+    np.testing.assert_array_equal(ends[0], ends[1])
+    assert not np.array_equal(ends[0], ends[2])
+
+
 def test_where_no_row_reaches_k_a_larger_k_changes_nothing(batches):
     """So an SAE with a weight of L1 and room enough is the ReLU SAE, whose k is all latents."""
     recipe, ends, capped = dataclasses.replace(RECIPE, l1_coefficient=1.0), [], []
