@@ -21,7 +21,7 @@ BLOCK = 65_536
 
 @dataclasses.dataclass(frozen=True)
 class RowFilter:
-    """Rows to leave out beside special tokens, which are never read."""
+    """Rows to leave out: those of special tokens, unless they are asked for, and what else is named."""
 
     first_position: int = 0
     """Tokens at the beginning of each document to leave out."""
@@ -33,6 +33,8 @@ class RowFilter:
     """Number of the document, from 0, behind which all are left out."""
     max_norm: float | None = None
     """Multiple of the median norm above which a row is left out; norms are about zero, of rows that are left in."""
+    specials: bool = False
+    """Rows of special tokens are read too."""
 
     def __post_init__(self) -> None:
         """Refuse ranges without a row."""
@@ -63,7 +65,11 @@ class RowFilter:
         Raises:
             InputError: no row is left, or the store is damaged.
         """
-        kept = store.kept & self._in_range(store)
+        kept = np.ones(store.rows, bool) if self.specials else store.kept.copy()
+        if (self.first_position, self.last_position, self.first_document, self.last_document) != (0, None, 0, None):
+            for start in range(0, store.rows, BLOCK):
+                stop = min(start + BLOCK, store.rows)
+                kept[start:stop] &= self._in_ranges(store.ledger(start, stop, ["position", "document"]))
         if self.max_norm is not None and kept.any():
             norms = _norms(store, hook)
             kept &= norms <= self.max_norm * np.median(norms[kept])
@@ -72,25 +78,20 @@ class RowFilter:
         return kept
 
     def within(self, columns: Columns) -> Bool[np.ndarray, "rows"]:
-        """Say which rows are in the ranges of positions and documents.
+        """Say which rows are left before any is left out for its norm.
 
         Args:
-            columns: `position` and `document` of a ledger.
+            columns: `position`, `document` and `special` of a ledger.
         """
+        within = self._in_ranges(columns)
+        return within if self.specials else within & ~columns["special"]
+
+    def _in_ranges(self, columns: Columns) -> Bool[np.ndarray, "rows"]:
         kept = np.ones(len(columns["position"]), bool)
         for unit in ("position", "document"):
             first, last = getattr(self, f"first_{unit}"), getattr(self, f"last_{unit}")
             kept &= (columns[unit] >= first) & (columns[unit] <= (np.iinfo(np.int32).max if last is None else last))
         return kept
-
-    def _in_range(self, store: Store) -> Bool[np.ndarray, "rows"]:
-        within = np.ones(store.rows, bool)
-        if (self.first_position, self.last_position, self.first_document, self.last_document) == (0, None, 0, None):
-            return within
-        for start in range(0, store.rows, BLOCK):
-            stop = min(start + BLOCK, store.rows)
-            within[start:stop] = self.within(store.ledger(start, stop, ["position", "document"]))
-        return within
 
 
 def _norms(store: Store, hook: str) -> np.ndarray:

@@ -193,7 +193,7 @@ class LiveRows:
             for number, rows in enumerate(self.extractor.rows()):
                 if lane is None or number % self.lanes == lane:
                     columns = rows.ledger()
-                    kept = ~columns["special"] & self.filter.within(columns)
+                    kept = self.filter.within(columns)
                     found += int(kept.sum())
                     yield rows, columns, kept
             if not found:

@@ -3,7 +3,7 @@
 Shuffling rewrites nothing and keeps no state. Every epoch the store's chunks are put in a random order and
 cut into windows; a window is read whole, chunk by chunk, and its rows are served in a random order. Both
 orders are functions of the seed, so the rows of a step depend on the seed and the step alone, and a run
-resumes at any step at once. Rows of special tokens are left out, and what a filter leaves out. Lanes
+resumes at any step at once. Rows that a filter leaves out are not served, by default those of special tokens. Lanes
 (`saejax.activations.lanes`) deal the chunks of an epoch out in turn, and each has windows of its own.
 """
 

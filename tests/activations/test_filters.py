@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,25 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         (RowFilter(last_position=8, first_document=39), (COLUMNS["position"] <= 8) & (COLUMNS["document"] == 39)),
     ],
 )
-def test_rows_in_the_ranges_are_left_without_specials(store: Store, rows: RowFilter, left: np.ndarray) -> None:
-    np.testing.assert_array_equal(rows.kept(store, HOOK), left & ~COLUMNS["special"])
+@pytest.mark.parametrize("specials", [False, True])
+def test_rows_in_the_ranges_are_left_without_specials_unless_they_are_asked_for(
+    store: Store, rows: RowFilter, left: np.ndarray, specials: bool
+) -> None:
+    left, rows = left if specials else left & ~COLUMNS["special"], dataclasses.replace(rows, specials=specials)
+    np.testing.assert_array_equal(rows.kept(store, HOOK), left)
+    np.testing.assert_array_equal(rows.within(COLUMNS), left)
 
 
+@pytest.mark.parametrize("specials", [False, True])
 @pytest.mark.parametrize("hook", [HOOK, "mlp_out.0"])
-def test_norms_are_held_against_the_median_of_what_is_left(store: Store, hook: str) -> None:
+def test_norms_are_held_against_the_median_of_what_is_left(store: Store, hook: str, specials: bool) -> None:
     x = activations(ROWS) if hook == HOOK else activations(ROWS, 5, 0.5)
     norms = np.linalg.norm(x.astype(np.float64), axis=1)
-    within = ~COLUMNS["special"] & (COLUMNS["document"] >= 20)
+    within = (specials | ~COLUMNS["special"]) & (COLUMNS["document"] >= 20)
     expected = within & (norms <= 1.2 * np.median(norms[within]))
     assert 0 < expected.sum() < within.sum()
-    np.testing.assert_array_equal(RowFilter(first_document=20, max_norm=1.2).kept(store, hook), expected)
+    rows = RowFilter(first_document=20, max_norm=1.2, specials=specials)
+    np.testing.assert_array_equal(rows.kept(store, hook), expected)
 
 
 def test_a_filter_that_leaves_nothing_is_refused(store: Store) -> None:
@@ -63,5 +71,6 @@ def test_ranges_without_a_row_are_refused(given: dict, message: str) -> None:
 
 def test_the_store_is_as_it_was(store: Store, tmp_path: Path) -> None:
     before = store.kept.copy()
-    RowFilter(first_position=5, max_norm=1.5).kept(store, HOOK)
+    for specials in (False, True):
+        RowFilter(first_position=5, max_norm=1.5, specials=specials).kept(store, HOOK)
     np.testing.assert_array_equal(store.kept, before)

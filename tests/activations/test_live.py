@@ -29,7 +29,12 @@ from saejax.storage import Folder
 from saejax.sweep import SweepConfig, sweep
 
 BATCH, WINDOW, SEED = 24, 100, 3
-FILTERS = (RowFilter(), RowFilter(first_position=2, last_position=30, last_document=7), RowFilter(max_norm=1.1))
+FILTERS = (
+    RowFilter(),
+    RowFilter(first_position=2, last_position=30, last_document=7),
+    RowFilter(max_norm=1.1),
+    RowFilter(last_position=20, specials=True),
+)
 
 
 @pytest.fixture(scope="module")
