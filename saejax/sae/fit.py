@@ -137,7 +137,7 @@ def fit(
             if step % LOG_EVERY == 0 or last:
                 for member in going:
                     if member.recipe.recall is not None:
-                        member.metrics["recall"] = found_share(member.state, rows, member.recipe)
+                        member.metrics["recall"] = found_share(member.state, rows, member.recipe, mesh)
                 going = _sound(going, lambda member, step=step: member.note(step))
                 done = step - max(start, (step - 1) // LOG_EVERY * LOG_EVERY)
                 seconds, since = time.perf_counter() - since, time.perf_counter()

@@ -129,8 +129,10 @@ def updated(weights: Weights, gradient: Weights, moments: Any, rate: Float[Array
     return dataclasses.replace(stepped, W_dec=unit_rows(stepped.W_dec)), moments
 
 
-@partial(jax.jit, static_argnames="recipe")
-def found_share(state: TrainState, x: Float[AnyArray, "rows d_model"], recipe: Recipe) -> Float[Array, ""]:
+@partial(jax.jit, static_argnames=("recipe", "mesh"))
+def found_share(
+    state: TrainState, x: Float[AnyArray, "rows d_model"], recipe: Recipe, mesh: Mesh | None = None
+) -> Float[Array, ""]:
     """Measure the recall of an approximate search: the share of the k largest latents of each row that it finds.
 
     Memory: the encoder's product.
@@ -139,12 +141,25 @@ def found_share(state: TrainState, x: Float[AnyArray, "rows d_model"], recipe: R
         state: where training is.
         x: activations in the model's units.
         recipe: recipe of the run, with a `recall`.
+        mesh: devices that the step is spread over, of which each searches its own latents.
     """
-    weights, z = state.weights, state.normalisation.apply(jnp.asarray(x))
-    whole = product(z - weights.b_dec, weights.encoder, recipe.precision)
-    k = min(state.config.k, state.config.d_sae)
-    (_, exact), (_, found) = (largest_of_rows(whole, weights.b_enc, k, recall) for recall in (None, recipe.recall))
-    return jnp.mean(jnp.any(exact[:, :, None] == found[:, None, :], axis=2))
+    how = Execution(recipe.precision, recipe.impl, recipe.recall, sharded=mesh is not None)
+    share, x = partial(_found_share, how=how), jnp.asarray(x)
+    if mesh is None:
+        return share(state, x)
+    specs = (state_places(state), PartitionSpec(DATA))
+    return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=NOWHERE, check_vma=False)(state, x)
+
+
+def _found_share(state: TrainState, x: Float[Array, "rows d_model"], how: Execution) -> Float[Array, ""]:
+    weights, z = state.weights, state.normalisation.apply(x)
+    whole = product(z - weights.b_dec, weights.encoder, how.precision)
+    k = min(state.config.k, len(weights.encoder))
+    (values, exact), (_, found) = (largest_of_rows(whole, weights.b_enc, k, recall) for recall in (None, how.recall))
+    sought = how.only_largest_of_all(values, state.config.k) != 0
+    hits = sought & jnp.any(exact[:, :, None] == found[:, None, :], axis=2)
+    of_all = (how.over_rows(how.over_latents(jnp.sum(them, dtype=jnp.float32))) for them in (hits, sought))
+    return jnp.divide(*of_all)
 
 
 def row_products(a: Float[Array, "rows d"], b: Float[Array, "rows d"]) -> Float[Array, "rows"]:

@@ -11,13 +11,14 @@ import planted
 from jax.sharding import Mesh, PartitionSpec
 from saejax_kernels import largest_of_rows
 
+from saejax.sae import step
 from saejax.sae.execution import DATA, LATENT, Execution
 from saejax.sae.initial import initial_sae, normalised_variance
 from saejax.sae.normalisation import Kind
 from saejax.sae.params import SAEConfig
 from saejax.sae.placement import placed_batches, placed_initial_state, placed_workspace, step_mesh
 from saejax.sae.state import Recipe, TrainState
-from saejax.sae.step import train_step
+from saejax.sae.step import found_share, train_step
 
 KINDS: tuple[Kind, ...] = ("layer_norm", "zca")
 """A normalisation without an array, and the one with the most."""
@@ -84,6 +85,28 @@ def ties_agree(mesh: Mesh) -> bool:
     return agree
 
 
+def recall_is_off(batches: np.ndarray, mesh: Mesh) -> float:
+    """Let the search of each device miss its largest latent, and return how far the recall is from what that makes."""
+    original, recipe = step.largest_of_rows, dataclasses.replace(RECIPE, recall=0.5)
+
+    def missing(z: jax.Array, bias: jax.Array, k: int, recall: float | None) -> tuple[jax.Array, jax.Array]:
+        values, indices = original(z, bias, k, None)
+        return values, indices if recall is None else indices.at[:, 0].set(-1)
+
+    state, own = started(batches, "scalar", mesh), SHAPE.d_sae // mesh.devices.shape[1]
+    (x,) = placed_batches(batches[:1], ROWS, mesh)
+    step.largest_of_rows = missing
+    found = float(found_share(state, x, recipe, mesh))
+    step.largest_of_rows = original
+    weights = jax.tree.map(np.asarray, state.weights)
+    z = np.asarray(state.normalisation.apply(batches[0])) - weights.b_dec
+    rows = z @ weights.encoder.T + weights.b_enc
+    missed = rows.reshape(ROWS, -1, own).argmax(axis=2) + own * np.arange(SHAPE.d_sae // own)
+    largest = np.argsort(-rows, axis=1)[:, : SHAPE.k]
+    hits = ~(largest[:, :, None] == missed[:, None, :]).any(axis=2)
+    return abs(found - float(hits.mean()))
+
+
 def main() -> None:
     """Print a line of JSON."""
     batches = planted.activations(STEPS * ROWS, planted.atoms(SHAPE.d_model, 64), active=3)
@@ -100,6 +123,7 @@ def main() -> None:
             for name in theirs
         )
         report[f"{data}x{latent}"] = {"worst": apart(spread, alone), "metrics": of_metrics, "ties": ties_agree(mesh)}
+        report[f"{data}x{latent}"]["recall"] = recall_is_off(batches, mesh)
     mesh = step_mesh(2, 4)
     for kind in KINDS:
         ends = [trained(batches[:4], where, kind)[0] for where in (mesh, None)]

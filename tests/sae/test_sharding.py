@@ -36,6 +36,11 @@ def test_ties_of_the_distributed_top_k_go_to_the_lowest_latents(report: dict[str
     assert report[mesh]["ties"]
 
 
+@pytest.mark.parametrize("mesh", ["1x8", "2x4", "8x1"])
+def test_the_recall_is_that_of_the_search_of_each_device(report: dict[str, Any], mesh: str) -> None:
+    assert report[mesh]["recall"] < 1e-6
+
+
 def test_more_were_dead_than_aux_k_takes_at_once(report: dict[str, Any]) -> None:
     """Else nothing is proved about AuxK on many devices, and about turns."""
     assert max(report["dead"]) > 48
