@@ -182,6 +182,8 @@ def test_data_sets_that_are_broken_or_lack_a_file(tmp_path: Path) -> None:
         ({"model": None}, "model and model_folder are both given or both not"),
         ({"model_folder": Path("there")}, "both given or both not; give one of them"),
         ({"bos_id": -1, "shard_tokens": 0}, "bos_id -1 is below 0.*; shard_tokens 0 is below 1"),
+        ({"chunk_tokens": 0}, "chunk_tokens 0 is below 1"),
+        ({"chunk_tokens": 5}, "chunk_tokens 5 must divide shard_tokens 16"),
     ],
 )
 def test_a_config_that_cannot_run_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -327,6 +327,14 @@ def test_a_killed_import_goes_on_and_ends_the_same(tmp_path: Path, ending: str, 
     assert manifest_without_times(config.out) == manifest_without_times(tmp_path / "whole")
 
 
+def test_both_sizes_are_settings(tmp_path: Path) -> None:
+    source = save_npy(tmp_path / "x", [normal(40, 3)])
+    assert imported(source, tmp_path / "a").chunk_rows == 16
+    store = imported(source, tmp_path / "b", shard_tokens=8, chunk_tokens=4)
+    assert (store.manifest["facts"]["shard_rows"], store.chunk_rows) == (8, 4)
+    np.testing.assert_array_equal(store.read(HOOK, 0, 40), normal(40, 3))
+
+
 def test_a_complete_import_is_left_alone(tmp_path: Path) -> None:
     source = save_npy(tmp_path / "x", [normal(40, 3)])
     config = config_of(source, tmp_path / "store")
