@@ -1,5 +1,8 @@
 import dataclasses
+import itertools
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -11,7 +14,9 @@ from made_stores import files_of, manifest_without_times
 
 from saejax import artifacts
 from saejax.activations.extract import ExtractConfig, extract, plan
+from saejax.activations.extractor import Extractor
 from saejax.activations.store import Store, aligned
+from saejax.activations.token_rows import TokenRows
 from saejax.activations.writer import StoreWriter, committed_shards
 from saejax.errors import InputError
 from saejax.models import LanguageModel, load
@@ -175,6 +180,38 @@ def count_runs(config: ExtractConfig) -> int:
         patch.setattr(LanguageModel, "activations", counted)
         extract(config)
     return len(calls)
+
+
+def test_text_is_read_while_the_model_runs_and_the_model_runs_while_rows_are_written(
+    made: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each waits for what only comes after it where one thread does all."""
+    batches = 4
+    read, begun = ([threading.Event() for _ in range(batches)] for _ in range(2))
+    rows, compute, append = Extractor.rows, Extractor.compute, StoreWriter.append
+    of_compute, of_append = itertools.count(1), itertools.count(1)
+
+    def reading(self: Extractor) -> Iterator[TokenRows]:
+        for found, event in zip(rows(self), read, strict=True):
+            event.set()
+            yield found
+
+    def computing(self: Extractor, *args):
+        following = next(of_compute)
+        begun[following - 1].set()
+        assert following == batches or read[following].wait(10), "no text is read"
+        return compute(self, *args)
+
+    def appending(self: StoreWriter, *args):
+        following = next(of_append)
+        assert following == batches or begun[following].wait(10), "the model has not begun"
+        append(self, *args)
+
+    monkeypatch.setattr(Extractor, "rows", reading)
+    monkeypatch.setattr(Extractor, "compute", computing)
+    monkeypatch.setattr(StoreWriter, "append", appending)
+    extract(dataclasses.replace(made, tokens=batches * made.batch_tokens, out=tmp_path / "run"))
+    assert all(event.is_set() for event in begun)
 
 
 def test_a_complete_store_is_left_alone(made: ExtractConfig, store: Store) -> None:
