@@ -76,8 +76,8 @@ class SAETrainConfig:
     the share that was found is logged. All by default, and on devices that gain nothing."""
     deterministic: bool = dataclasses.field(default=False, metadata=artifacts.EXECUTION)
     """On GPUs, take steps that give the same bits every time, so that a killed run ends as if it had not been killed;
-    --dry-run tells what that costs. CPUs and TPUs always do; of a step on a GPU, kernels of impl gpu add in one order by
-    themselves, and sums of biases and of AuxK do not."""
+    --dry-run tells what that costs. CPUs and TPUs always do; on a GPU the kernels of impl gpu add in one order by
+    themselves, and the sums for biases and AuxK do not."""
     initial_rows: int = 8192
     """Rows that fit the normalisation and set the geometric median with which b_dec begins; zca needs several times as
     many as the hook has dimensions."""
