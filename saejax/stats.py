@@ -89,12 +89,12 @@ def stats(config: StatsConfig) -> list[str]:
 
 
 def measure(store: Store, hook: str, rows: RowFilter) -> RowStatistics:
-    """Take the statistics of the rows of a hook that are no special tokens, in one pass.
+    """Take the statistics of the rows of a hook, in one pass.
 
     Args:
         store: the store.
         hook: whose activations.
-        rows: rows to leave out beside special tokens; `max_norm` reads all rows once more, before.
+        rows: which rows are read; `max_norm` reads all rows once more, before.
 
     Returns:
         The statistics.

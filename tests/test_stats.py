@@ -84,6 +84,15 @@ def test_the_page_holds_every_hook_and_its_numbers(store: Store, tmp_path: Path)
             assert f"<td>{record[name]:{form}}</td>" in page, name
 
 
+def test_the_page_says_which_rows_were_read(store: Store, tmp_path: Path) -> None:
+    for rows, told in (
+        (RowFilter(first_position=1), "all but special tokens, first_position 1<"),
+        (RowFilter(first_position=1, specials=True), ">all, first_position 1<"),
+    ):
+        stats(StatsConfig(store.path, tmp_path / str(rows.specials), ("mlp_out.0",), rows=rows))
+        assert told in (tmp_path / str(rows.specials) / "report.html").read_text()
+
+
 def test_one_hook_alone_is_not_set_beside_others(store: Store, tmp_path: Path) -> None:
     stats(StatsConfig(store.path, tmp_path / "out", ("mlp_out.0",)))
     assert list(records_of(tmp_path / "out")) == ["mlp_out.0"]

@@ -63,9 +63,11 @@ def _figures(folder: Path, hook: str, record: dict[str, Any]) -> list[figures.Fi
 
 
 def _provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [f"{name} {value}" for name, value in manifest["config"]["rows"].items() if value]
+    given = dict(manifest["config"]["rows"])
+    kept = "all" if given.pop("specials") else "all but special tokens"
+    rows = [f"{name} {value}" for name, value in given.items() if value]
     return [
         ("store", f"{manifest['config']['store']}, fingerprint {manifest['inputs']['store']}"),
-        ("rows", ", ".join(["all but special tokens", *rows])),
+        ("rows", ", ".join([kept, *rows])),
         ("made", f"{manifest['finished']} by saejax {manifest['saejax']}"),
     ]
