@@ -284,7 +284,7 @@ def main(config: BenchConfig) -> None:
         report |= {f"{peer}_over_saejax": round(times[peer]["step"] / ours["step"], 2) for peer in installed}
         report |= {"product_ms": round(ours["product"], 1), "traffic_ms": round(ours["traffic"], 1)}
         report["over_floor"] = round(ours["step"] / (ours["product"] + ours["traffic"]), 2)
-        report["tenth_dead_over_none"] = round(ours["tenth_dead"] / ours["step"], 3)
+        report["tenth_dead_over_without_aux"] = round(ours["tenth_dead"] / ours["without_aux"], 3)
         report["none_dead_over_without_aux"] = round(ours["step"] / ours["without_aux"], 3)
         print(json.dumps({**shape, **report}), flush=True)
     if "growth" in config.parts:

@@ -9,7 +9,6 @@ as hold a dead latent: shapes stay static, the host is never asked, and nothing 
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float, Int
@@ -59,60 +58,60 @@ def add_aux_gradient(
     """
     d_sae, rows = len(dead), how.all_rows(len(x))
     width = -(-min(capacity, d_sae) // BLOCK) * BLOCK
-    taken = in_turn(dead, turn, capacity, how)
-    own_count = jnp.sum(taken)
-    count = how.over_latents(own_count)
-    latents = jnp.nonzero(taken, size=width, fill_value=d_sae)[0]
-    x, residual = x - weights.b_dec, forward.residual
 
-    def block(at: Array, table: Array) -> Array:
-        chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
-        return table.at[chosen].get(mode="fill", fill_value=0)
+    def learn(held: tuple[Array, ...]) -> tuple[Array, ...]:
+        _, *sums = held
+        taken = in_turn(dead, turn, capacity, how)
+        own_count = jnp.sum(taken)
+        count, blocks = how.over_latents(own_count), -(-own_count // BLOCK)
+        latents = jnp.nonzero(taken, size=width, fill_value=d_sae)[0]
+        centred, residual = x - weights.b_dec, forward.residual
 
-    def part(at: Array, codes: Array) -> Array:
-        return lax.dynamic_slice_in_dim(codes, at * BLOCK, BLOCK, axis=1)
+        def chosen(at: Array) -> Array:
+            return lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
 
-    def encode(at: Array, codes: Array) -> Array:
-        if forward.product is None:
-            z = product(x, block(at, weights.encoder), how.precision)
-        else:
-            chosen = lax.dynamic_slice_in_dim(latents, at * BLOCK, BLOCK)
-            z = forward.product.at[:, chosen].get(mode="fill", fill_value=0)
-        z += block(at, weights.b_enc)
-        return lax.dynamic_update_slice_in_dim(codes, jnp.maximum(z, 0), at * BLOCK, axis=1)
+        def block(at: Array, table: Array) -> Array:
+            return table.at[chosen(at)].get(mode="fill", fill_value=0)
 
-    def decode(at: Array, total: Array) -> Array:
-        return total + product(part(at, codes), block(at, weights.W_dec).T, how.precision)
+        def encode(at: Array, codes: Array) -> Array:
+            if forward.product is None:
+                z = product(centred, block(at, weights.encoder), how.precision)
+            else:
+                z = forward.product.at[:, chosen(at)].get(mode="fill", fill_value=0)
+            z += block(at, weights.b_enc)
+            return lax.dynamic_update_slice_in_dim(codes, jnp.maximum(z, 0), at * BLOCK, axis=1)
 
-    def backward(at: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        own = lax.dynamic_slice_in_dim(of_latents, at * BLOCK, BLOCK)
-        to_codes = jnp.where(own > 0, product(block(at, weights.W_dec), slope, how.precision), 0)
-        found = (
-            product(to_codes, x.T, how.precision),
-            jnp.sum(to_codes, axis=1),
-            product(own, slope.T, how.precision),
-        )
-        return jax.tree.map(
-            lambda whole, one: lax.dynamic_update_slice_in_dim(whole, one, at * BLOCK, axis=0), sums, found
-        )
+        codes = lax.fori_loop(0, blocks, encode, jnp.zeros((len(x), width), jnp.float32))
+        codes = lax.cond(count > aux_k, lambda codes: only_largest(codes, aux_k, how), lambda codes: codes, codes)
 
-    blocks = -(-own_count // BLOCK)
-    codes = lax.fori_loop(0, blocks, encode, jnp.zeros((len(x), width), jnp.float32))
-    codes = lax.cond(count > aux_k, lambda codes: only_largest(codes, aux_k, how), lambda codes: codes, codes)
-    error = how.over_latents(lax.fori_loop(0, blocks, decode, jnp.zeros_like(residual))) - residual
-    mean = how.over_rows(jnp.sum(residual, axis=0)) / rows
-    variance = how.over_rows(jnp.sum((residual - mean) ** 2)) / rows
-    per_variance = jnp.where((count > 0) & (variance > 0), 1 / jnp.where(variance > 0, variance, 1), 0)
-    slope = 2 * coefficient / rows * per_variance * error
-    of_latents = codes.T  # at once: XLA on CPU multiplies by a block that is yet to be transposed at half the speed
-    nothing = (jnp.zeros((width, x.shape[1])), jnp.zeros(width), jnp.zeros((width, x.shape[1])))
-    to_encoder, to_b_enc, to_W_dec = lax.fori_loop(0, blocks, backward, nothing)
-    return per_variance * how.over_rows(jnp.sum(error**2)) / rows, dataclasses.replace(
-        gradient,
-        encoder=gradient.encoder.at[latents].add(to_encoder, mode="drop"),
-        b_enc=gradient.b_enc.at[latents].add(to_b_enc, mode="drop"),
-        W_dec=gradient.W_dec.at[latents].add(to_W_dec, mode="drop"),
-    )
+        def decode(at: Array, total: Array) -> Array:
+            part = lax.dynamic_slice_in_dim(codes, at * BLOCK, BLOCK, axis=1)
+            return total + product(part, block(at, weights.W_dec).T, how.precision)
+
+        error = how.over_latents(lax.fori_loop(0, blocks, decode, jnp.zeros_like(residual))) - residual
+        mean = how.over_rows(jnp.sum(residual, axis=0)) / rows
+        variance = how.over_rows(jnp.sum((residual - mean) ** 2)) / rows
+        per_variance = jnp.where(variance > 0, 1 / jnp.where(variance > 0, variance, 1), 0)
+        slope = 2 * coefficient / rows * per_variance * error
+        of_latents = codes.T  # at once: XLA on CPU multiplies by a block that is yet to be transposed at half the speed
+
+        def backward(at: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+            own = lax.dynamic_slice_in_dim(of_latents, at * BLOCK, BLOCK)
+            to_codes = jnp.where(own > 0, product(block(at, weights.W_dec), slope, how.precision), 0)
+            found = (
+                product(to_codes, centred.T, how.precision),
+                jnp.sum(to_codes, axis=1),
+                product(own, slope.T, how.precision),
+            )
+            return tuple(whole.at[chosen(at)].add(one, mode="drop") for whole, one in zip(sums, found, strict=True))
+
+        loss = per_variance * how.over_rows(jnp.sum(error**2)) / rows
+        return loss, *lax.fori_loop(0, blocks, backward, tuple(sums))
+
+    # A branch, because XLA takes out of loops of no round whatever does not change in them.
+    held = (jnp.zeros(()), gradient.encoder, gradient.b_enc, gradient.W_dec)
+    loss, encoder, b_enc, W_dec = lax.cond(how.over_latents(jnp.sum(dead)) > 0, learn, lambda held: held, held)
+    return loss, dataclasses.replace(gradient, encoder=encoder, b_enc=b_enc, W_dec=W_dec)
 
 
 def in_turn(dead: Bool[Array, "d_sae"], turn: Int[Array, ""], capacity: int, how: Execution) -> Bool[Array, "d_sae"]:

@@ -101,17 +101,18 @@ def train_together(configs: Sequence[SAETrainConfig]) -> list[Path]:
     with contextlib.ExitStack() as stack:
         if processes.is_first():
             for _, run in left:
-                stack.enter_context(claimed(run.folder, 0))
+                stack.enter_context(claimed(run.folder))
         preemption = stack.enter_context(noticed())
-        diverged = None
+        diverged = []
         for group in _groups(left):
             try:
                 _train_group(group, rows, mesh, preemption)
             except Diverged as error:
-                diverged = error
-                LOG.warning("%s", error)
-        if diverged is not None and not any(run.manifest["status"] == "complete" for run in runs):
-            raise diverged
+                diverged.append(error)
+        if diverged and not any(run.manifest["status"] == "complete" for run in runs):
+            raise diverged[-1]
+        for error in diverged:
+            LOG.warning("%s", error)
     return [run.path for run in runs]
 
 
