@@ -180,11 +180,11 @@ def _sound(members: Sequence[Member], act: Callable[[Member], None]) -> list[Mem
             sound.append(member)
         except Diverged as error:
             member.failure = error
-            failed.append(error)
+            failed.append((member, error))
     if not sound:
-        raise failed[-1]
-    for error in failed:
-        LOG.warning("%s; the other SAEs go on", error)
+        raise failed[-1][1]
+    for member, error in failed:
+        LOG.warning("%s: %s; the other SAEs go on", member.checkpoints.folder.parent, error)
     return sound
 
 
