@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -94,25 +95,37 @@ def ending() -> Iterator[None]:
     except InputError as error:
         _exit(str(error), 2)
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        _exit(f"{error.filename or 'a file'} cannot be written: {error.strerror}; free space, and run it again", 2)
+        if error.errno in FULL:
+            _exit(f"{error.filename or 'a file'} cannot be written: {error.strerror}; free space, and run it again", 2)
+        _leave_if_of_several()
+        raise
     except Preempted as ended:
         sys.stderr.write(_line(str(ended)))
     except KeyboardInterrupt:
         _exit("interrupted; the same command goes on from the last checkpoint, if there is one", 130)
+    except Exception:
+        _leave_if_of_several()
+        raise
 
 
 def _exit(told: str, code: int) -> None:
     sys.stderr.write(_line(told))
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized():
-        # A process of several would wait at its exit for the others, which wait for it in the midst of a step: it goes
-        # without, and the service that they share ends them.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    _leave_if_of_several(code)
     sys.exit(code)
+
+
+def _leave_if_of_several(code: int = 1) -> None:
+    """End this process if it is of several; it would wait at its exit for the others, which wait for it in the midst of
+    a step, and now the service that they share ends them. With code 1 the traceback of a defect comes first.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return
+    if code == 1:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _line(told: str) -> str:

@@ -22,15 +22,16 @@ class Preemption:
     told: str | None = None
     """What to say where SIGTERM is to end what is being done at once."""
 
-    def at(self, step: int) -> bool:
-        """Tell whether to save and end after a step: the same step in all processes of a job.
+    steps: int = 0
+    """Steps after which this process has asked, of all that it trained."""
 
-        Args:
-            step: number of the step that is done.
-        """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
+    def due(self) -> bool:
+        """Tell whether to save and end after the step that is done: the same step in all processes of a job."""
+        if jax.process_count() == 1:
+            return self.asked
+        # Counted here, because JAX puts the end behind the highest number that any process has given.
+        self.steps += 1
+        return multihost_utils.reached_preemption_sync_point(self.steps)
 
     @contextlib.contextmanager
     def ends(self, told: str) -> Iterator[None]:
@@ -42,8 +43,8 @@ class Preemption:
         Raises:
             Preempted: SIGTERM came, or had come.
         """
-        self.told = told
         try:
+            self.told = told
             if self.asked:
                 raise Preempted(told)
             yield
@@ -68,8 +69,9 @@ def noticed() -> Iterator[Preemption]:
 
     def note(_: int, __: FrameType | None) -> None:
         preemption.asked = True
-        if preemption.told is not None:
-            raise Preempted(preemption.told)
+        told, preemption.told = preemption.told, None
+        if told is not None:
+            raise Preempted(told)
 
     before = signal.signal(signal.SIGTERM, note)
     try:

@@ -18,14 +18,15 @@ set -euo pipefail
 status=0
 srun saejax train --multiprocess "$@" || status=$?
 
-out='' before=''
+out='' before='' plan=''
 for word in "$@"; do
+    if [[ $word == --dry-run || $word == --help || $word == -h ]]; then plan=yes; fi
     if [[ $before == --out ]]; then out=$word; fi
     if [[ $word == --out=* ]]; then out=${word#--out=}; fi
     before=$word
 done
 # 143: SIGTERM came before the run was ready to save. What failed otherwise would fail again.
-if ((status == 143)) || { ((status == 0)) && grep -qs '"status": "running"' "$out/manifest.json"; }; then
+if [[ -z $plan ]] && { ((status == 143)) || { ((status == 0)) && grep -qs '"status": "running"' "$out/manifest.json"; }; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -170,6 +170,7 @@ def test_slurm_leaves_a_run_that_failed_out_of_the_queue(
 
 
 def test_slurm_plans_once(cluster: Machine, tmp_path: Path) -> None:
+    begun(tmp_path / "sae", complete=False)
     assert cluster.run("bash", SLURM, "--out", tmp_path / "sae", "--dry-run", SLURM_JOB_ID="7") == 0
     assert not requeued(cluster)
 

@@ -14,7 +14,7 @@ It lies on a disk, in a bucket of S3 or GCS, or in memory (`saejax.storage`).
 
 import io
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -45,8 +45,9 @@ class Store:
         self.chunk_rows: int = facts["chunk_rows"]
         self._shards: int = facts["shards"]
         self._folder = Folder(path)
-        self._ledger = Ledger(self._folder / LEDGER, self._remedy)
-        self._arrays = {hook: RowArray(self._folder / ACTIVATIONS / hook, self._remedy) for hook in self.hooks}
+        remedy = partial(_remedy, path)
+        self._ledger = Ledger(self._folder / LEDGER, remedy)
+        self._arrays = {hook: RowArray(self._folder / ACTIVATIONS / hook, remedy) for hook in self.hooks}
         lengths = {f"{LEDGER}/{name}": rows for name, rows in self._ledger.rows.items()}
         lengths |= {f"{ACTIVATIONS}/{hook}": array.rows for hook, array in self._arrays.items()}
         wrong = [f"{name} has {rows}" for name, rows in lengths.items() if rows != self.rows]
@@ -184,8 +185,9 @@ class Store:
         """Return the numbers of the rows that are no special tokens; 8 bytes a row."""
         return np.flatnonzero(self.kept)
 
-    def _remedy(self, shard: int) -> str:
-        return f"delete {self.path}/{RECORDS}/{shard:08d}.json and run its command again, which makes that shard anew"
+
+def _remedy(path: Place, shard: int) -> str:
+    return f"delete {path}/{RECORDS}/{shard:08d}.json and run its command again, which makes that shard anew"
 
 
 def write_decoder(folder: Folder, hook: str, rows: Float32[np.ndarray, "width d_model"]) -> None:

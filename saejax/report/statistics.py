@@ -64,7 +64,7 @@ def _figures(folder: Path, hook: str, record: dict[str, Any]) -> list[figures.Fi
 
 def _provenance(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     given = dict(manifest["config"]["rows"])
-    kept = "all" if given.pop("specials") else "all but special tokens"
+    kept = "all" if given.pop("specials", False) else "all but special tokens"
     rows = [f"{name} {value}" for name, value in given.items() if value]
     return [
         ("store", f"{manifest['config']['store']}, fingerprint {manifest['inputs']['store']}"),

@@ -163,8 +163,11 @@ def open_checkpoints(folder: Path, keep: int) -> Iterator[Checkpoints]:
     Raises:
         InputError: one is damaged, or cannot be written.
     """
-    for step in saved_steps(folder):
-        _metrics(folder / str(step))
+    steps = saved_steps(folder)
+    for step in steps:
+        # Of an earlier one a part may stand, where a kill came while it was being deleted.
+        if step == steps[-1] or (folder / str(step) / METRICS).exists():
+            _metrics(folder / str(step))
 
     def fvu(metrics: Any) -> float:
         return metrics["fvu"]

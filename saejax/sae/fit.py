@@ -133,7 +133,7 @@ def fit(
                 member.fvus.append(member.metrics["fvu"])
             # A step waits for the device while the one before runs there, and no more do: each holds its batch.
             jax.block_until_ready([member.metrics for member in going] if in_lockstep else before)
-            last, ending = step == steps, preemption.at(step)
+            last, ending = step == steps, preemption.due()
             if step % LOG_EVERY == 0 or last:
                 for member in going:
                     if member.recipe.recall is not None:

@@ -127,8 +127,7 @@ def _train_group(group: Group, rows: BatchSource, mesh: Mesh | None, preemption:
     """Train SAEs from the checkpoint that they share to the end, and measure those that have not diverged."""
     shared, _ = group[0]
     with contextlib.ExitStack() as stack:
-        with preemption.ends("told to end before the first step; the same command goes on"):
-            members = _members(group, rows, mesh, stack)
+        members = _members(group, rows, mesh, stack, preemption)
         batches = rows.batches(int(members[0].state.step), own_rows(shared.batch, mesh))
         stack.enter_context(contextlib.closing(batches))
         fit(
@@ -177,7 +176,9 @@ def _require_agreement(configs: Sequence[SAETrainConfig]) -> None:
             raise InputError(f"SAEs that train together have one {name}, not {', '.join(map(str, values))}")
 
 
-def _members(group: Group, rows: BatchSource, mesh: Mesh | None, stack: contextlib.ExitStack) -> list[Member]:
+def _members(
+    group: Group, rows: BatchSource, mesh: Mesh | None, stack: contextlib.ExitStack, preemption: Preemption
+) -> list[Member]:
     """Begin all runs, or take them up after the last step that all of them have saved."""
     kept = [stack.enter_context(open_checkpoints(run.path / CHECKPOINTS, config.keep)) for config, run in group]
     common = max(set.intersection(*(set(checkpoints.steps) for checkpoints in kept)), default=0)
@@ -185,9 +186,10 @@ def _members(group: Group, rows: BatchSource, mesh: Mesh | None, stack: contextl
     for (config, run), checkpoints in zip(group, kept, strict=True):
         checkpoints.drop_after(common)
         recipe = config.recipe(rows.width)
-        state = checkpoints.restore(_shapes(config, recipe, rows, mesh))
-        if state is None:
-            state = _initial(config, recipe, rows, mesh)
+        with preemption.ends("told to end before the first step; the same command goes on"):
+            state = checkpoints.restore(_shapes(config, recipe, rows, mesh))
+            if state is None:
+                state = _initial(config, recipe, rows, mesh)
         log = _unlogged
         if processes.is_first():
             run.rewind_log(common)

@@ -80,7 +80,7 @@ for batch, seconds in zip(map(int, sys.argv[1::2]), map(float, sys.argv[2::2])):
     print(os.waitpid(child, 0)[1], flush=True)
 """
     draw = random.Random(0)
-    moments = [str(part) for _ in range(KILLS) for part in (draw.randint(1, 2), draw.uniform(1e-6, 0.01))]
+    moments = [str(part) for _ in range(KILLS) for part in (draw.randint(1, 2), draw.uniform(1e-6, 0.003))]
     ended = subprocess.run(
         [sys.executable, "-c", script, *moments], env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True,
         text=True, check=True, timeout=300,

@@ -8,7 +8,7 @@ import pytest
 from full_disk import full_disk
 
 from saejax.errors import InputError
-from saejax.sae.checkpoint import open_checkpoints
+from saejax.sae.checkpoint import open_checkpoints, saved_steps
 from saejax.sae.initial import initial_sae
 from saejax.sae.params import SAEConfig, shapes
 from saejax.sae.state import Recipe, TrainState, initial_state, workspace
@@ -116,6 +116,23 @@ def test_a_checkpoint_of_which_a_file_is_damaged_is_named(batches, tmp_path, whe
     message = f"checkpoint {tmp_path}/1 cannot be read .*; delete it to go on from the one before"
     with pytest.raises(InputError, match=message), open_checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.restore(like(state))
+
+
+def test_what_is_left_of_one_that_was_being_deleted_does_not_matter(batches, tmp_path):
+    state = started(batches)
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        for x in batches[:3]:
+            state = trained(state, [x])
+            checkpoints.save(state, 1.0, 0.5)
+    (tmp_path / "2" / "metrics" / "metrics").unlink()
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        restored = checkpoints.restore(like(state))
+        assert restored is not None
+        assert_same_bits(restored, state)
+        for x in batches[3:6]:
+            state = trained(state, [x])
+            checkpoints.save(state, 0.9, 0.5)
+    assert saved_steps(tmp_path)[-2:] == [5, 6]
 
 
 @pytest.mark.parametrize("room", [100, 2000])

@@ -30,7 +30,7 @@ def main() -> None:
 
         def damaged(self: StoredRows, *start: Any) -> Iterator[Any]:
             yield from itertools.islice(reader(self, *start), 50)
-            raise InputError("its store is damaged")
+            raise (InputError, RuntimeError)[failing]("its store is damaged")
 
         StoredRows.batches = damaged  # pyright: ignore[reportAttributeAccessIssue]
     with cli.ending():
