@@ -94,16 +94,13 @@ def ending() -> Iterator[None]:
         yield
     except InputError as error:
         _exit(str(error), 2)
-    except OSError as error:
-        if error.errno in FULL:
-            _exit(f"{error.filename or 'a file'} cannot be written: {error.strerror}; free space, and run it again", 2)
-        _leave_if_of_several()
-        raise
     except Preempted as ended:
         sys.stderr.write(_line(str(ended)))
     except KeyboardInterrupt:
         _exit("interrupted; the same command goes on from the last checkpoint, if there is one", 130)
-    except Exception:
+    except Exception as error:  # a defect of ours, but for a full disk; it keeps its traceback
+        if isinstance(error, OSError) and error.errno in FULL:
+            _exit(f"{error.filename or 'a file'} cannot be written: {error.strerror}; free space, and run it again", 2)
         _leave_if_of_several()
         raise
 

@@ -187,8 +187,12 @@ def test_an_extraction_into_a_bucket_goes_on_where_it_lost_its_right(
     ended_the_same(config, made)
 
 
+@pytest.mark.parametrize(
+    ("processes", "message"),
+    [(1, "run is being written by another process"), (2, "by one process of 2, and this is one of 1; wait until")],
+)
 def test_a_second_extraction_into_one_store_is_refused_and_the_first_goes_on(
-    made: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, message: str
 ) -> None:
     config = dataclasses.replace(made, out=tmp_path / "run")
     original, refusals = LanguageModel.activations, []
@@ -196,36 +200,16 @@ def test_a_second_extraction_into_one_store_is_refused_and_the_first_goes_on(
     def tried_meanwhile(self: LanguageModel, *args):
         if not refusals:
             refusals.append("")
-            with pytest.raises(InputError, match="run is being written by another process") as refusal:
+            with pytest.raises(InputError, match=message) as refusal:
                 extract(config)
             refusals.append(str(refusal.value))
         return original(self, *args)
 
     monkeypatch.setattr(LanguageModel, "activations", tried_meanwhile)
-    extract(config)
+    for process in reversed(range(processes)):
+        extract(dataclasses.replace(config, processes=processes, process=process))
     assert len(refusals) == 2
-    ended_the_same(config, made)
-
-
-def test_an_extraction_that_is_shared_by_another_number_is_refused(
-    made: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = dataclasses.replace(made, out=tmp_path / "run")
-    original, refusals = LanguageModel.activations, []
-
-    def tried_meanwhile(self: LanguageModel, *args):
-        if not refusals:
-            refusals.append("")
-            with pytest.raises(InputError, match="by one process of 2, and this is one of 1; wait until") as refusal:
-                extract(config)
-            refusals.append(str(refusal.value))
-        return original(self, *args)
-
-    monkeypatch.setattr(LanguageModel, "activations", tried_meanwhile)
-    for process in (1, 0):
-        extract(dataclasses.replace(config, processes=2, process=process))
-    assert len(refusals) == 2
-    ended_the_same(dataclasses.replace(config, processes=2), made)
+    ended_the_same(dataclasses.replace(config, processes=processes), made)
 
 
 def test_in_a_bucket_the_last_extraction_takes_over(

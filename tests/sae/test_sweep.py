@@ -117,14 +117,12 @@ def test_an_sae_that_diverges_leaves_the_others_training(
         sweep(dataclasses.replace(config, learning_rates=(1e6,)))
 
 
-def test_a_sweep_that_goes_on_with_one_more_loses_nothing_that_was_saved(
-    swept: tuple[SweepConfig, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight, _ = swept
-    shared, reader, starts = dataclasses.replace(straight.train, out=tmp_path / "sweep"), StoredRows.batches, []
+def broken_off(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Break off the first stream of training at step 90, and return the steps from which streams then begin."""
+    reader, starts = StoredRows.batches, []
 
     def cut_short(self, start_step=0, *part):
-        if part:
+        if part:  # initial samples are taken of whole batches
             starts.append(start_step)
         for step, x in enumerate(reader(self, start_step, *part), start_step):
             if step == 90 and starts == [0]:
@@ -132,6 +130,14 @@ def test_a_sweep_that_goes_on_with_one_more_loses_nothing_that_was_saved(
             yield x
 
     monkeypatch.setattr(StoredRows, "batches", cut_short)
+    return starts
+
+
+def test_a_sweep_that_goes_on_with_one_more_loses_nothing_that_was_saved(
+    swept: tuple[SweepConfig, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, _ = swept
+    shared, starts = dataclasses.replace(straight.train, out=tmp_path / "sweep"), broken_off(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sweep(SweepConfig(shared, seeds=SEEDS[1:]))
     sweep(SweepConfig(shared, seeds=SEEDS))
@@ -175,18 +181,7 @@ def test_an_interrupted_sweep_goes_on_where_all_of_them_were_saved(
     """One has a checkpoint more than the other: killed between the two saves."""
     straight, _ = swept
     config = SweepConfig(dataclasses.replace(straight.train, out=tmp_path / "sweep"), seeds=SEEDS)
-    reader, starts = StoredRows.batches, []
-
-    def cut_short(self, start_step=0, *part):
-        """Break off the first stream of training at step 90; initial samples are taken of whole batches."""
-        if part:
-            starts.append(start_step)
-        for step, x in enumerate(reader(self, start_step, *part), start_step):
-            if step == 90 and starts == [0]:
-                raise KeyboardInterrupt
-            yield x
-
-    monkeypatch.setattr(StoredRows, "batches", cut_short)
+    starts = broken_off(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         sweep(config)
     with room.open_checkpoints(tmp_path / "sweep" / "seed3" / "checkpoints", keep=2) as checkpoints:
